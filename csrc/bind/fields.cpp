@@ -1,0 +1,93 @@
+#include "bind/fields.h"
+
+namespace py = pybind11;
+
+namespace lanner {
+
+std::string Fields::type_name(const py::object& value) {
+  return py::str(py::type::of(value).attr("__name__")).cast<std::string>();
+}
+
+py::object Fields::find(const char* name) {
+  if (!values_.contains(name)) return py::none();
+  ++n_taken_;
+  return values_[name];
+}
+
+py::object Fields::take(const char* name) {
+  py::object value = find(name);
+  if (value.is_none()) throw py::type_error(cat(op_, ": ", name, " is missing"));
+  return value;
+}
+
+void Fields::finish() const {
+  if (n_taken_ == values_.size()) return;
+  std::string names;
+  for (auto item : values_) names += (names.empty() ? "" : ", ") + py::str(item.first).cast<std::string>();
+  throw py::type_error(cat(op_, ": unexpected argument among ", names));
+}
+
+void Fields::locate(const char* name, const py::object& value, const std::string& dtype, size_t item_bytes,
+                    std::byte*& base, int32_t& cols, RowKind& kind, size_t& first_copy, size_t& copy_bytes) {
+  if (py::isinstance<Slot>(value)) {
+    const auto& slot = value.cast<const Slot&>();
+    check(arena_ != nullptr, op_, ": ", name, " is a slot of a program, wanted an array");
+    check(slot.dtype == dtype, op_, ": ", name, " is ", slot.dtype, ", wanted ", dtype);
+    base = arena_ + slot.offset, cols = slot.cols, kind = slot.kind;
+    first_copy = slot.first_copy, copy_bytes = slot.copy_bytes;
+    return;
+  }
+  check(arena_ == nullptr && py::isinstance<Buffer>(value), op_, ": ", name, " is a ", type_name(value),
+        ", wanted a ", arena_ ? "Slot" : "Buffer");
+  auto& buffer = value.cast<Buffer&>();
+  py::array& a = buffer.array;
+  const std::string given = py::str(a.dtype()).cast<std::string>();
+  check(given == dtype && a.ndim() == 2 && (a.flags() & py::array::c_style), op_, ": ", name, " is ",
+        a.ndim(), "-dimensional ", given, ", wanted a contiguous matrix of ", dtype);
+  const int32_t rows = step_->rows(buffer.kind);
+  check(a.shape(0) >= rows, op_, ": ", name, " has ", a.shape(0), " rows, the step has ", rows);
+  check(a.shape(1) * static_cast<py::ssize_t>(item_bytes) < (py::ssize_t{1} << 31), op_, ": ", name,
+        " has too many columns");
+  base = static_cast<std::byte*>(a.mutable_data());
+  cols = static_cast<int32_t>(a.shape(1));
+  kind = buffer.kind;
+}
+
+namespace {
+
+LinearInput linear_input(Fields& f) {
+  return {f.optional_rows<float>("x"), f.optional_rows<uint8_t>("int8"), f.optional_rows<uint8_t>("int16")};
+}
+
+}  // namespace
+
+void fill(Fields& f, EmbedArgs& a) { a = {f.weight("weight"), f.rows<float>("out")}; }
+void fill(Fields& f, GatherRowsArgs& a) { a = {f.rows<float>("x"), f.rows<float>("out")}; }
+void fill(Fields& f, RmsNormArgs& a) {
+  a = {f.rows<float>("x"), f.vector<float>("weight"), f.rows<float>("out"), f.number<float>("eps")};
+}
+void fill(Fields& f, QuantizeRowsArgs& a) {
+  a = {f.rows<float>("x"), f.optional_rows<uint8_t>("int8"), f.optional_rows<uint8_t>("int16")};
+}
+void fill(Fields& f, QuantizeColsArgs& a) { fill(f, static_cast<QuantizeRowsArgs&>(a)); }
+void fill(Fields& f, LinearArgs& a) {
+  a = {f.weight("weight"), linear_input(f), f.rows<float>("out"), f.number<bool>("add", false),
+       f.number<int32_t>("unit_rows", kPanelRows)};
+}
+void fill(Fields& f, GateUpArgs& a) {
+  a = {f.weight("weight"), linear_input(f), f.rows<float>("out"), f.number<int32_t>("unit_rows", kPanelRows)};
+}
+void fill(Fields& f, RopeTableArgs& a) { a = {f.vector<double>("inv_freq"), f.rows<float>("out")}; }
+void fill(Fields& f, RopeAppendArgs& a) {
+  a = {f.rows<float>("qkv"), f.rows<float>("table"), f.cache("cache"), f.number<int32_t>("layer"),
+       f.number<int32_t>("n_heads")};
+}
+void fill(Fields& f, AttentionArgs& a) {
+  a = {f.rows<float>("q"),           f.rows<float>("out"),     f.cache("cache"), f.number<int32_t>("layer"),
+       f.number<int32_t>("n_heads"), f.number<float>("scale"), f.plan()};
+}
+void fill(Fields& f, SampleArgs& a) {
+  a = {f.rows<float>("logits"), f.rows<uint64_t>("keys"), f.rows<int32_t>("out")};
+}
+
+}  // namespace lanner

@@ -1,0 +1,123 @@
+// Reads the named arguments of an operation into its argument struct. The same reader serves the program,
+// where a value is a slot of the arena, and the NumPy functions, where it is an array.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "bind/bind.h"
+#include "ops/table.h"
+
+namespace lanner {
+
+// A value of a program: where it lies in the arena (offsets in bytes) and how its rows are counted.
+struct Slot {
+  size_t offset;
+  std::string dtype;  // NumPy's name of the element type
+  int32_t cols;
+  RowKind kind;
+  size_t first_copy, copy_bytes;
+};
+
+// An array that stands in for a slot: (rows, cols), C-contiguous.
+struct Buffer {
+  pybind11::array array;
+  RowKind kind;
+};
+
+class Fields {
+ public:
+  // Slots are resolved against `arena`; arrays must have the rows that `step` asks for.
+  Fields(const char* op, pybind11::dict values, std::byte* arena, const Step* step, AttentionPlan* plan)
+      : op_(op), values_(std::move(values)), arena_(arena), step_(step), plan_(plan) {}
+
+  template <class T>
+  Rows<T> rows(const char* name) {
+    return rows<T>(name, take(name));
+  }
+  template <class T>
+  Rows<T> optional_rows(const char* name) {
+    pybind11::object value = find(name);
+    return value.is_none() ? Rows<T>{} : rows<T>(name, value);
+  }
+  template <class T>
+  Vector<T> vector(const char* name);
+  template <class T>
+  T number(const char* name) {
+    return cast<T>(name, take(name));
+  }
+  template <class T>
+  T number(const char* name, T otherwise) {
+    pybind11::object value = find(name);
+    return value.is_none() ? otherwise : cast<T>(name, value);
+  }
+  const PackedWeight* weight(const char* name) {
+    return cast<std::shared_ptr<PackedWeight>>(name, take(name)).get();
+  }
+  KvCache* cache(const char* name) { return cast<std::shared_ptr<KvCache>>(name, take(name)).get(); }
+  AttentionPlan* plan() const { return plan_; }
+
+  // Every value was asked for; a left-over name is an error.
+  void finish() const;
+
+ private:
+  pybind11::object find(const char* name);
+  pybind11::object take(const char* name);
+  template <class T>
+  T cast(const char* name, const pybind11::object& value) {
+    try {
+      return value.cast<T>();
+    } catch (const pybind11::cast_error&) {
+      throw pybind11::type_error(cat(op_, ": ", name, " is a ", type_name(value), ", which it cannot be"));
+    }
+  }
+  template <class T>
+  Rows<T> rows(const char* name, const pybind11::object& value) {
+    Rows<T> out;
+    locate(name, value, pybind11::str(pybind11::dtype::of<T>()).cast<std::string>(), sizeof(T), out.base,
+           out.cols, out.kind, out.first_copy, out.copy_bytes);
+    return out;
+  }
+  void locate(const char* name, const pybind11::object& value, const std::string& dtype, size_t item_bytes,
+              std::byte*& base, int32_t& cols, RowKind& kind, size_t& first_copy, size_t& copy_bytes);
+  static std::string type_name(const pybind11::object& value);
+
+  const char* op_;
+  pybind11::dict values_;
+  std::byte* arena_;
+  const Step* step_;
+  AttentionPlan* plan_;
+  size_t n_taken_ = 0;
+};
+
+template <class T>
+Vector<T> Fields::vector(const char* name) {
+  pybind11::object value = take(name);
+  check(pybind11::isinstance<pybind11::array_t<T, pybind11::array::c_style>>(value), op_, ": ", name,
+        " must be a contiguous array of ", pybind11::str(pybind11::dtype::of<T>()).cast<std::string>());
+  auto array = value.cast<pybind11::array>();
+  return {static_cast<const T*>(array.data()), array.size()};
+}
+
+void fill(Fields& f, EmbedArgs& a);
+void fill(Fields& f, GatherRowsArgs& a);
+void fill(Fields& f, RmsNormArgs& a);
+void fill(Fields& f, QuantizeRowsArgs& a);
+void fill(Fields& f, QuantizeColsArgs& a);
+void fill(Fields& f, LinearArgs& a);
+void fill(Fields& f, GateUpArgs& a);
+void fill(Fields& f, RopeTableArgs& a);
+void fill(Fields& f, RopeAppendArgs& a);
+void fill(Fields& f, AttentionArgs& a);
+void fill(Fields& f, SampleArgs& a);
+
+template <class Args>
+Args read_args(Fields& f) {
+  Args args{};
+  fill(f, args);
+  f.finish();
+  return args;
+}
+
+}  // namespace lanner

@@ -1,0 +1,187 @@
+// Packed weights, the KV cache and the arrays of a step.
+#include <atomic>
+#include <cstring>
+
+#include "bind/bind.h"
+#include "bind/step.h"
+#include "core/pool.h"
+#include "cpu/backend.h"
+#include "formats/gguf.h"
+#include "ops/kv_cache.h"
+#include "ops/packed.h"
+
+namespace py = pybind11;
+
+namespace lanner {
+
+namespace {
+
+// Source bytes that one thread packs before their pages are given back: small enough that a file of any size
+// passes through a few megabytes of memory.
+constexpr size_t kSliceBytes = size_t{4} << 20;
+
+Format format_named(const std::string& name) {
+  for (const FormatInfo& f : kFormats)
+    if (name == f.name) return f.format;
+  throw std::invalid_argument(cat("format '", name, "' is none that this library knows"));
+}
+
+// (data, format, n_rows, k, interleaved_head_dim)
+using SourceTuple =
+    std::tuple<py::array_t<uint8_t, py::array::c_style>, std::string, int32_t, int32_t, int32_t>;
+
+PackSource source_of(const SourceTuple& t) {
+  const auto& [data, format, n_rows, k, head_dim] = t;
+  PackSource s{format_named(format), reinterpret_cast<const std::byte*>(data.data()), n_rows, k, head_dim};
+  const FormatInfo& f = info(s.format);
+  check(n_rows > 0 && k > 0 && k % static_cast<int32_t>(f.block) == 0, "pack: shape is (", n_rows, ", ", k,
+        "), wanted positive numbers, the last a multiple of ", f.block);
+  const size_t wanted = row_bytes(s.format, static_cast<size_t>(k)) * static_cast<size_t>(n_rows);
+  check(static_cast<size_t>(data.size()) == wanted, "pack: ", f.name, " of shape (", n_rows, ", ", k,
+        ") has ", data.size(), " bytes, wanted ", wanted);
+  return s;
+}
+
+// Packs one segment in slices; false if a value is not finite.
+bool pack_segment(const PackSource& source, const Segment& segment, int n_threads, const MappedFile* file) {
+  const size_t panel_source = row_bytes(source.format, static_cast<size_t>(source.k)) * kPanelRows;
+  const int per_slice = static_cast<int>(std::max<size_t>(1, kSliceBytes / panel_source));
+  const int n_slices = (segment.n_panels + per_slice - 1) / per_slice;
+  std::atomic<bool> ok{true};
+  Pool::get().for_each(n_threads, n_slices, [&](int64_t slice) {
+    const int begin = static_cast<int>(slice) * per_slice,
+              end = std::min(begin + per_slice, segment.n_panels);
+    if (!cpu_table().pack(source, segment, begin, end)) ok.store(false, std::memory_order_relaxed);
+    if (file) file->release(source.data + panel_source * begin, panel_source * (end - begin));
+  });
+  return ok.load();
+}
+
+// `gguf`: the file that the sources lie in; their pages are given back once they are packed.
+std::shared_ptr<PackedWeight> pack(const std::vector<SourceTuple>& tuples, int n_threads,
+                                   const std::shared_ptr<Gguf>& gguf) {
+  std::vector<PackSource> sources;
+  for (const SourceTuple& t : tuples) sources.push_back(source_of(t));
+  py::gil_scoped_release unlocked;
+  auto weight = std::make_shared<PackedWeight>(lay_out(sources));
+  for (size_t i = 0; i < sources.size(); ++i)
+    if (!pack_segment(sources[i], weight->segments[i], n_threads, gguf ? &gguf->file() : nullptr))
+      throw ModelFileError(cat("pack: a ", info(sources[i].format).name, " weight of shape (",
+                               sources[i].n_rows, ", ", sources[i].k, ") holds an infinite or NaN ",
+                               input_of(sources[i].format) == InputKind::kFloat ? "value" : "scale"));
+  return weight;
+}
+
+py::array_t<float> unpack(const PackedWeight& w) {
+  py::array_t<float> out({w.n, w.k});
+  float* to = out.mutable_data();
+  py::gil_scoped_release unlocked;
+  for (int32_t row = 0; row < w.n; ++row, to += w.k) cpu_table().unpack_row(w, row, to);
+  return out;
+}
+
+template <class T>
+py::array view(std::vector<T>& values, std::vector<py::ssize_t> shape, py::handle owner) {
+  return py::array(py::dtype::of<T>(), std::move(shape), values.data(), owner);
+}
+
+template <auto member>
+py::cpp_function vector_view() {
+  return py::cpp_function([](py::object self) {
+    auto& values = self.cast<StepBuffers&>().*member;
+    return view(values, {static_cast<py::ssize_t>(values.size())}, self);
+  });
+}
+
+}  // namespace
+
+StepBuffers::StepBuffers(int32_t tokens, int32_t seqs, int32_t outputs, int32_t pages)
+    : max_tokens(tokens), max_seqs(seqs), max_outputs(outputs), max_pages(pages) {
+  check(tokens > 0 && seqs > 0 && outputs > 0 && pages > 0,
+        "Step: max_tokens, max_seqs, max_outputs and max_pages are ", tokens, ", ", seqs, ", ", outputs, ", ",
+        pages, ", wanted positive numbers");
+  token_ids.resize(tokens), positions.resize(tokens), token_seqs.resize(tokens);
+  seq_starts.resize(seqs + 1), kv_lens.resize(seqs);
+  block_tables.resize(static_cast<size_t>(seqs) * pages);
+  output_rows.resize(outputs);
+  sampling.resize(static_cast<size_t>(outputs) * kSamplingCols);
+}
+
+Step StepBuffers::view() const {
+  check(n_tokens <= max_tokens && n_seqs >= 0 && n_seqs <= max_seqs && n_outputs <= max_outputs,
+        "Step: n_tokens, n_seqs and n_outputs are ", n_tokens, ", ", n_seqs, ", ", n_outputs,
+        ", room is for ", max_tokens, ", ", max_seqs, ", ", max_outputs);
+  return {n_tokens,           n_seqs,
+          n_outputs,          max_pages,
+          token_ids.data(),   positions.data(),
+          token_seqs.data(),  seq_starts.data(),
+          kv_lens.data(),     block_tables.data(),
+          output_rows.data(), sampling.data()};
+}
+
+void bind_memory(py::module_& m) {
+  py::class_<PackedWeight, std::shared_ptr<PackedWeight>>(m, "Packed")
+      .def(py::init(&pack), py::arg("sources"), py::kw_only(), py::arg("n_threads") = 1,
+           py::arg("gguf") = nullptr)
+      .def_property_readonly("shape", [](const PackedWeight& w) { return py::make_tuple(w.n, w.k); })
+      .def_readonly("n_bytes", &PackedWeight::n_bytes)
+      .def_property_readonly("formats",
+                             [](const PackedWeight& w) {
+                               std::vector<std::string> names;
+                               for (const Segment& s : w.segments) names.emplace_back(info(s.format).name);
+                               return names;
+                             })
+      .def_property_readonly("inputs",
+                             [](const PackedWeight& w) {
+                               constexpr const char* kNames[] = {"float", "int8", "int16"};
+                               std::vector<std::string> names;
+                               for (const Segment& s : w.segments)
+                                 names.emplace_back(kNames[static_cast<int>(input_of(s.format))]);
+                               return names;
+                             })
+      .def_property_readonly("segment_rows",
+                             [](const PackedWeight& w) {
+                               std::vector<int32_t> rows;
+                               for (const Segment& s : w.segments) rows.push_back(s.n_rows);
+                               return rows;
+                             })
+      .def("unpack", &unpack);
+
+  py::class_<KvCache, std::shared_ptr<KvCache>>(m, "KvCache")
+      .def(py::init([](const std::string& format, int32_t layers, int32_t pages, int32_t heads, int32_t dim) {
+             return std::make_shared<KvCache>(format_named(format), layers, pages, heads, dim);
+           }),
+           py::arg("format"), py::arg("n_layers"), py::arg("n_pages"), py::arg("n_kv_heads"),
+           py::arg("head_dim"))
+      .def_readonly("n_pages", &KvCache::n_pages)
+      .def_property_readonly("page_bytes", &KvCache::page_bytes);
+  m.attr("PAGE_POSITIONS") = kPagePositions;
+
+  py::class_<StepBuffers>(m, "Step")
+      .def(py::init<int32_t, int32_t, int32_t, int32_t>(), py::arg("max_tokens"), py::arg("max_seqs"),
+           py::arg("max_outputs"), py::arg("max_pages"))
+      .def_readwrite("n_tokens", &StepBuffers::n_tokens)
+      .def_readwrite("n_seqs", &StepBuffers::n_seqs)
+      .def_readwrite("n_outputs", &StepBuffers::n_outputs)
+      .def_readonly("max_tokens", &StepBuffers::max_tokens)
+      .def_readonly("max_seqs", &StepBuffers::max_seqs)
+      .def_readonly("max_outputs", &StepBuffers::max_outputs)
+      .def_readonly("max_pages", &StepBuffers::max_pages)
+      .def_property_readonly("token_ids", vector_view<&StepBuffers::token_ids>())
+      .def_property_readonly("positions", vector_view<&StepBuffers::positions>())
+      .def_property_readonly("token_seqs", vector_view<&StepBuffers::token_seqs>())
+      .def_property_readonly("seq_starts", vector_view<&StepBuffers::seq_starts>())
+      .def_property_readonly("kv_lens", vector_view<&StepBuffers::kv_lens>())
+      .def_property_readonly("output_rows", vector_view<&StepBuffers::output_rows>())
+      .def_property_readonly("block_tables",
+                             [](py::object self) {
+                               auto& s = self.cast<StepBuffers&>();
+                               return view(s.block_tables, {s.max_seqs, s.max_pages}, self);
+                             })
+      .def_property_readonly("sampling", [](py::object self) {
+        auto& s = self.cast<StepBuffers&>();
+        return view(s.sampling, {s.max_outputs, kSamplingCols}, self);
+      });
+}
+
+}  // namespace lanner

@@ -1,0 +1,95 @@
+#include <chrono>
+
+#include "bind/bind.h"
+#include "core/check.h"
+#include "core/cpu.h"
+#include "core/memory.h"
+#include "core/pool.h"
+#include "cpu/backend.h"
+
+namespace py = pybind11;
+
+namespace lanner {
+
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Bytes per second that n_threads read together from n_bytes of memory, best of `n_runs`.
+double probe_read_bandwidth(int n_threads, size_t n_bytes, int n_runs) {
+  check(n_threads >= 1 && n_bytes >= 4096 && n_runs >= 1,
+        "probe_read_bandwidth: n_threads, n_bytes and n_runs are ", n_threads, ", ", n_bytes, ", ", n_runs,
+        ", wanted at least 1, 4096 and 1");
+  const size_t slice = n_bytes / n_threads / 512 * 512;
+  Memory memory(slice * n_threads);
+  memory.advise_huge();
+  Pool::get().run(n_threads, [&](int id) { std::memset(memory.data() + slice * id, 1, slice); });
+  double best = 0;
+  for (int run = 0; run < n_runs; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    std::atomic<int> positive{0};
+    Pool::get().run(n_threads, [&](int id) {
+      positive += cpu_table().probe_read(memory.data() + slice * id, slice) > 0;
+    });
+    best = std::max(best, static_cast<double>(slice * n_threads) / seconds_since(start));
+  }
+  return best;
+}
+
+// float32 multiply-adds per second of n_threads together, best of `n_runs` of about 20 ms.
+double probe_fma(int n_threads, int n_runs) {
+  check(n_threads >= 1 && n_runs >= 1, "probe_fma: n_threads and n_runs are ", n_threads, " and ", n_runs,
+        ", wanted at least 1");
+  double best = 0;
+  for (int run = 0; run < n_runs; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    std::atomic<int64_t> total{0};
+    Pool::get().run(n_threads, [&](int) { total += static_cast<int64_t>(cpu_table().probe_fma(8'000'000)); });
+    best = std::max(best, static_cast<double>(total.load()) / seconds_since(start));
+  }
+  return best;
+}
+
+// Users meet the errors as lanner.ModelFileError and so on.
+template <class Error>
+void register_error(py::module_& m, const char* name, PyObject* base = PyExc_Exception) {
+  py::register_exception<Error>(m, name, base).attr("__module__") = "lanner";
+}
+
+py::dict limits_as_dict() {
+  const ThreadLimits l = thread_limits();
+  py::dict d;
+  d["affinity"] = l.affinity;
+  d["physical_cores"] = l.physical_cores;
+  d["cgroup_quota"] = l.cgroup_quota > 0 ? py::object(py::float_(l.cgroup_quota)) : py::none();
+  d["n_threads"] = l.n_threads;
+  return d;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Kernels, parsers and the program executor of Lanner.";
+  register_error<ModelFileError>(m, "ModelFileError");
+  register_error<UnsupportedModelError>(m, "UnsupportedModelError");
+  register_error<OutOfMemoryBudget>(m, "OutOfMemoryBudget", PyExc_MemoryError);
+  register_error<DeviceError>(m, "DeviceError");
+  register_error<Cancelled>(m, "Cancelled");
+  cpu_table();  // a wrong LANNER_ISA fails here, at import
+
+  bind_gguf(m);
+  bind_bpe(m);
+  bind_memory(m);
+  bind_program(m);
+  m.def("isa", [] { return cpu_table().name; });
+  m.def("runnable_isas", &runnable_isas);
+  m.def("default_threads", &limits_as_dict);
+  m.def("probe_read_bandwidth", &probe_read_bandwidth, py::arg("n_threads"), py::arg("n_bytes"),
+        py::arg("n_runs") = 5, py::call_guard<py::gil_scoped_release>());
+  m.def("probe_fma", &probe_fma, py::arg("n_threads"), py::arg("n_runs") = 5,
+        py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace lanner

@@ -1,0 +1,131 @@
+// Program, and every operation of a program as a function on arrays under its program name.
+#include "program/program.h"
+
+#include "bind/fields.h"
+#include "bind/step.h"
+#include "cpu/backend.h"
+
+namespace py = pybind11;
+
+namespace lanner {
+
+namespace {
+
+// A program and the Python objects whose memory its instructions point into.
+struct PyProgram : Program {
+  using Program::Program;
+  std::vector<py::object> owners;
+
+  void add_named(const std::string& op, const std::string& name, py::dict values, bool barrier) {
+#define LANNER_ADD(known, Args)                                \
+  if (op == #known) {                                          \
+    Fields fields(#known, values, arena(), nullptr, &plan());  \
+    add<Args>(#known, name, barrier, read_args<Args>(fields)); \
+    owners.push_back(values);                                  \
+    return;                                                    \
+  }
+    LANNER_OPS(LANNER_ADD)
+#undef LANNER_ADD
+    throw std::invalid_argument(cat("Program.add: there is no operation named '", op, "'"));
+  }
+};
+
+// Runs one operation over all its units on the calling thread.
+template <class Args>
+void run_alone(const StepBuffers& buffers, const py::kwargs& values) {
+  const Step step = buffers.view();
+  AttentionPlan plan;
+  Fields fields(OpTraits<Args>::kName, values, nullptr, &step, &plan);
+  const Args args = read_args<Args>(fields);
+  check(args);
+  py::gil_scoped_release unlocked;
+  if constexpr (std::is_same_v<Args, AttentionArgs>) prepare(plan, args, step);
+  Memory scratch(kScratchBytes);
+  Worker worker;
+  worker.scratch = scratch.data();
+  OpTraits<Args>::kernel(cpu_table())(&args, step, worker, 0, units(args, step));
+}
+
+template <class T>
+py::array slot_view(py::object self, const Slot& slot, int32_t n_rows) {
+  const auto& program = self.cast<const PyProgram&>();
+  return py::array(py::dtype::of<T>(), {n_rows, slot.cols},
+                   reinterpret_cast<T*>(program.arena() + slot.offset), self);
+}
+
+// The shared copy of a slot; meaningful after a run for values that the list does not overwrite.
+py::array view(py::object self, const Slot& slot, int32_t n_rows) {
+  const size_t item = slot.dtype == "float32" || slot.dtype == "int32" ? 4 : slot.dtype == "uint64" ? 8 : 1;
+  const auto& program = self.cast<const PyProgram&>();
+  check(n_rows >= 0 && slot.cols >= 0 &&
+            slot.offset + size_t(n_rows) * size_t(slot.cols) * item <= program.arena_bytes(),
+        "Program.view: ", n_rows, " rows of ", slot.cols, " columns lie outside the arena");
+  if (slot.dtype == "float32") return slot_view<float>(self, slot, n_rows);
+  if (slot.dtype == "int32") return slot_view<int32_t>(self, slot, n_rows);
+  return slot_view<uint8_t>(self, slot, n_rows);
+}
+
+RowKind kind_named(const std::string& name) {
+  check(name == "tokens" || name == "outputs", "kind is '", name, "', wanted 'tokens' or 'outputs'");
+  return name == "tokens" ? RowKind::kTokens : RowKind::kOutputs;
+}
+
+}  // namespace
+
+void bind_program(py::module_& m) {
+  py::class_<Slot>(m, "Slot").def(
+      py::init([](size_t offset, const std::string& dtype, int32_t cols, const std::string& kind,
+                  size_t first_copy, size_t copy_bytes) {
+        return Slot{offset, dtype, cols, kind_named(kind), first_copy, copy_bytes};
+      }),
+      py::arg("offset"), py::arg("dtype"), py::arg("cols"), py::arg("kind"), py::arg("first_copy") = 0,
+      py::arg("copy_bytes") = 0);
+
+  py::class_<Buffer>(m, "Buffer")
+      .def(py::init([](py::array array, const std::string& kind) {
+             return Buffer{std::move(array), kind_named(kind)};
+           }),
+           py::arg("array"), py::arg("kind"))
+      .def_readonly("array", &Buffer::array);
+
+  py::class_<PyProgram>(m, "Program")
+      .def(py::init<size_t, int, int32_t, int32_t>(), py::arg("arena_bytes"), py::arg("n_threads"),
+           py::arg("max_tokens"), py::arg("max_outputs"))
+      .def("add", &PyProgram::add_named, py::arg("op"), py::arg("name"), py::arg("values"),
+           py::arg("barrier"))
+      .def(
+          "run",
+          [](PyProgram& p, const StepBuffers& step) {
+            const Step view = step.view();
+            py::gil_scoped_release unlocked;
+            return p.run(view);
+          },
+          py::arg("step"))
+      .def("cancel", &Program::cancel)
+      .def("clear_cancel", &Program::clear_cancel)
+      .def("view", &view, py::arg("slot"), py::arg("n_rows"))
+      .def(
+          "cost",
+          [](const PyProgram& p, size_t index, const StepBuffers& step) {
+            check(index < p.instructions().size(), "Program.cost: index is ", index, ", the list has ",
+                  p.instructions().size());
+            const Instruction& i = p.instructions()[index];
+            const Cost cost = i.cost(i.raw, step.view());
+            return py::make_tuple(cost.n_bytes, cost.n_flops);
+          },
+          py::arg("index"), py::arg("step"))
+      .def_property_readonly("n_threads", &Program::n_threads)
+      .def_property_readonly("arena_bytes", &Program::arena_bytes)
+      .def("__len__", [](const PyProgram& p) { return p.instructions().size(); });
+
+  py::module_ ops =
+      m.def_submodule("ops", "Every operation of a program, on arrays (Buffer), on the calling thread.");
+#define LANNER_FUNCTION(op, Args)                                                                    \
+  ops.def(                                                                                           \
+      #op, [](const StepBuffers& step, const py::kwargs& values) { run_alone<Args>(step, values); }, \
+      py::arg("step"));
+  LANNER_OPS(LANNER_FUNCTION)
+#undef LANNER_FUNCTION
+}
+
+}  // namespace lanner

@@ -1,0 +1,117 @@
+// Operations that work on one row at a time: embed, gather_rows, rms_norm, quantize, rope_table.
+#pragma once
+
+#include <cmath>
+
+#include "cpu/pack.h"
+#include "ops/embed.h"
+#include "ops/gather_rows.h"
+#include "ops/quantize_rows.h"
+#include "ops/rms_norm.h"
+#include "ops/rope_table.h"
+#include "simd/vec.h"
+
+namespace lanner::LANNER_ISA_NS {
+namespace {
+
+void embed(const EmbedArgs& a, const Step& step, const Worker& worker, int begin, int end) {
+  for (int t = begin; t < end; ++t) unpack_row(*a.weight, step.token_ids[t], a.out.row(worker, t));
+}
+
+void gather_rows(const GatherRowsArgs& a, const Step& step, const Worker& worker, int begin, int end) {
+  for (int r = begin; r < end; ++r)
+    std::memcpy(a.out.row(worker, r), a.x.row(worker, step.output_rows[r]), sizeof(float) * a.x.cols);
+}
+
+// Lanes past the end of a row count as zero.
+inline F32 load_n(const float* p, int n) {
+  float padded[16] = {};
+  std::memcpy(padded, p, sizeof(float) * n);
+  return load(padded);
+}
+inline void store_n(float* p, int n, F32 v) {
+  float padded[16];
+  store(padded, v);
+  std::memcpy(p, padded, sizeof(float) * n);
+}
+
+inline void rms_norm_row(const float* x, const float* weight, float* out, int n, float eps) {
+  F32 squares = zero();
+  int i = 0;
+  for (; i + 16 <= n; i += 16) squares = fma(load(x + i), load(x + i), squares);
+  if (i < n) {
+    const F32 v = load_n(x + i, n - i);
+    squares = fma(v, v, squares);
+  }
+  const F32 scale = set1(1.0f / std::sqrt(hsum(squares) / static_cast<float>(n) + eps));
+  for (i = 0; i + 16 <= n; i += 16) store(out + i, load(x + i) * scale * load(weight + i));
+  if (i < n) store_n(out + i, n - i, load_n(x + i, n - i) * scale * load_n(weight + i, n - i));
+}
+
+void rms_norm(const RmsNormArgs& a, const Step&, const Worker& worker, int begin, int end) {
+  for (int t = begin; t < end; ++t)
+    rms_norm_row(a.x.row(worker, t), a.weight.data, a.out.row(worker, t), a.x.cols, a.eps);
+}
+
+// One block of 32 values: largest magnitude, and the codes at `limit` of it.
+struct BlockCodes {
+  I32 lo, hi;
+  float scale;
+};
+
+inline BlockCodes quantize_block(const float* x, float limit) {
+  const F32 lo = load(x), hi = load(x + 16);
+  const float largest = hmax(max(abs(lo), abs(hi)));
+  const float inverse = largest > 0 ? limit / largest : 0.0f;
+  return {round_i32(lo * set1(inverse)), round_i32(hi * set1(inverse)), largest / limit};
+}
+
+// Columns 32 * first to 32 * last of one row (layout in ops/quantize_rows.h).
+inline void quantize_blocks(const float* x, int k, uint8_t* int8, uint8_t* int16, int first, int last) {
+  const int n_blocks = k / kBlock;
+  for (int b = first; b < last; ++b) {
+    if (int8) {
+      const BlockCodes q = quantize_block(x + b * kBlock, 127.0f);
+      store_i8(reinterpret_cast<int8_t*>(int8) + b * kBlock, q.lo);
+      store_i8(reinterpret_cast<int8_t*>(int8) + b * kBlock + 16, q.hi);
+      const float scaled_sum = q.scale * static_cast<float>(hsum(q.lo + q.hi));
+      std::memcpy(int8 + k + 4 * b, &q.scale, 4);
+      std::memcpy(int8 + k + 4 * (n_blocks + b), &scaled_sum, 4);
+    }
+    if (int16) {
+      const BlockCodes q = quantize_block(x + b * kBlock, 32767.0f);
+      int16_t* codes = reinterpret_cast<int16_t*>(int16) + b * kBlock;
+      store_i16(codes, q.lo), store_i16(codes + 16, q.hi);
+      std::memcpy(int16 + 2 * k + 4 * b, &q.scale, 4);
+    }
+  }
+}
+
+inline void quantize_row(const QuantizeRowsArgs& a, const Worker& worker, int t, int first, int last) {
+  quantize_blocks(a.x.row(worker, t), a.x.cols, a.int8 ? a.int8.row(worker, t) : nullptr,
+                  a.int16 ? a.int16.row(worker, t) : nullptr, first, last);
+}
+
+void quantize_rows(const QuantizeRowsArgs& a, const Step&, const Worker& worker, int begin, int end) {
+  for (int t = begin; t < end; ++t) quantize_row(a, worker, t, 0, a.x.cols / kBlock);
+}
+
+void quantize_cols(const QuantizeColsArgs& a, const Step& step, const Worker& worker, int begin, int end) {
+  const int n = step.rows(a.x.kind);
+  for (int t = 0; t < n; ++t) quantize_row(a, worker, t, begin, end);
+}
+
+void rope_table(const RopeTableArgs& a, const Step& step, const Worker& worker, int begin, int end) {
+  const int half = static_cast<int>(a.inv_freq.size);
+  for (int t = begin; t < end; ++t) {
+    float* out = a.out.row(worker, t);
+    for (int i = 0; i < half; ++i) {
+      const double angle = step.positions[t] * a.inv_freq.data[i];
+      out[i] = static_cast<float>(::cos(angle));
+      out[half + i] = static_cast<float>(::sin(angle));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lanner::LANNER_ISA_NS

@@ -1,0 +1,277 @@
+// Where a micro-kernel takes its 16 rows of weights from: a packed panel, unpacked in registers, or a copy of
+// a part of it that was unpacked to L1. Both give the same numbers, so both give the same sums.
+#pragma once
+
+#include <utility>
+
+#include "ops/linear.h"
+#include "simd/vec.h"
+
+namespace lanner::LANNER_ISA_NS {
+namespace {
+
+// Micro-kernels keep their tile in registers only if every step of them is inlined.
+#define LANNER_INLINE inline __attribute__((always_inline))
+#define LANNER_INLINE_LAMBDA __attribute__((always_inline))
+
+// f(integral_constant<int, 0>), f(1), ... f(n - 1), unrolled.
+template <int n, class F>
+LANNER_INLINE void unroll(F f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) LANNER_INLINE_LAMBDA {
+    (f(std::integral_constant<int, i>{}), ...);
+  }(std::make_integer_sequence<int, n>{});
+}
+
+// Streams run this far ahead of the loads: the latency of memory, about 100 ns, at 10 bytes a nanosecond.
+constexpr int kPrefetchBytes = 1152;
+
+// The three forms of an input, as pointers to its row 0. A row of codes is followed by its scales and, for
+// int8, by scale * sum of each block (ops/quantize_rows.h).
+struct Input {
+  const float* x;
+  const uint8_t* int8;
+  const uint8_t* int16;
+  int64_t k;
+
+  Input(const LinearInput& in, const Worker& worker, int32_t n)
+      : x(in.x ? in.x.row(worker, 0) : nullptr),
+        int8(in.int8 ? in.int8.row(worker, 0) : nullptr),
+        int16(in.int16 ? in.int16.row(worker, 0) : nullptr),
+        k(n) {}
+};
+
+LANNER_INLINE float float_at(const uint8_t* p, int64_t i) {
+  float value;
+  std::memcpy(&value, p + 4 * i, 4);
+  return value;
+}
+
+// --- float32, float16, bfloat16 ----------------------------------------------------------------------
+constexpr int kFloatTileK = 256;  // 16 KB unpacked, half of L1
+
+template <Format format>
+LANNER_INLINE F32 load_weights(const std::byte* p) {
+  if constexpr (format == Format::F16)
+    return load_f16(p);
+  else if constexpr (format == Format::BF16)
+    return load_bf16(p);
+  else
+    return load(reinterpret_cast<const float*>(p));
+}
+
+template <Format format>
+struct FloatSource {
+  static constexpr int kTile = kFloatTile;
+  static constexpr int kBytes = record_of(format).n_bytes;
+  const std::byte* rows;  // record of k0
+  int k0, k1;
+
+  template <int n>
+  LANNER_INLINE void dot(const Input& in, int t, F32 (&acc)[n]) const {
+    const float* x = in.x + t * in.k + k0;
+    const std::byte* w = rows;
+    for (int k = k0; k < k1; ++k, ++x, w += kBytes) {
+      if constexpr (n == 1) prefetch(w + kPrefetchBytes);
+      const F32 weights = load_weights<format>(w);
+      for (int i = 0; i < n; ++i) acc[i] = fma(weights, set1(x[i * in.k]), acc[i]);
+    }
+  }
+};
+
+template <Format format>
+struct FloatFormat {
+  using Direct = FloatSource<format>;
+  using Unpacked = FloatSource<Format::F32>;
+  static constexpr int kTileK = kFloatTileK;
+
+  static Unpacked unpack(const std::byte* panel, int k0, int k1, std::byte* scratch) {
+    const std::byte* from = panel + static_cast<size_t>(k0) * Direct::kBytes;
+    if constexpr (format == Format::F32) return {from, k0, k1};
+    float* to = reinterpret_cast<float*>(scratch);
+    for (int k = k0; k < k1; ++k, from += Direct::kBytes, to += 16) store(to, load_weights<format>(from));
+    return {scratch, k0, k1};
+  }
+};
+
+// --- unsigned 4- and 5-bit codes against int8 ----------------------------------------------------------
+// Groups of four values of K are taken in the order 0, 4, 1, 5, 2, 6, 3, 7: a plane's low, then high nibbles.
+constexpr int group_at(int position) { return position / 2 + 4 * (position % 2); }
+
+constexpr bool has_fifth(Format f) { return f == Format::Q5_0 || f == Format::Q5_1; }
+constexpr bool has_minima(Format f) { return f == Format::Q4_1 || f == Format::Q5_1; }
+// Code of weight zero where the file has no minima: w = scale * (code - offset).
+constexpr float code_offset(Format f) { return f == Format::Q5_0 ? 16.0f : 8.0f; }
+
+template <Format format>
+struct PackedBlock {
+  static constexpr Record kRecord = record_of(format);
+  static constexpr int kBytes = kRecord.n_bytes;
+  const std::byte* p;
+
+  template <int position>
+  LANNER_INLINE Codes codes() const {
+    constexpr int g = group_at(position);
+    const Codes plane = load_codes(p + 64 * (g % 4));
+    const Codes low = g < 4 ? low_nibbles(plane) : high_nibbles(plane);
+    if constexpr (has_fifth(format))
+      return with_fifth_bit<g>(low, load_codes(p + kRecord.fifth_at));
+    else
+      return low;
+  }
+  LANNER_INLINE F32 scales() const { return load_f16(p + kRecord.scales_at); }
+  LANNER_INLINE F32 minima() const {
+    if constexpr (has_minima(format))
+      return load_f16(p + kRecord.minima_at);
+    else
+      return scales() * set1(-code_offset(format));
+  }
+  LANNER_INLINE void prefetch_ahead() const {
+    for (int at = 0; at < kBytes; at += 64) prefetch(p + kPrefetchBytes + at);
+  }
+};
+
+// 8 x 64 bytes of codes in the order of their use, then scales and minima as float32.
+struct UnpackedBlock {
+  static constexpr int kBytes = 640;
+  const std::byte* p;
+
+  template <int position>
+  LANNER_INLINE Codes codes() const {
+    return load_codes(p + 64 * position);
+  }
+  LANNER_INLINE F32 scales() const { return load(reinterpret_cast<const float*>(p + 512)); }
+  LANNER_INLINE F32 minima() const { return load(reinterpret_cast<const float*>(p + 576)); }
+  LANNER_INLINE void prefetch_ahead() const {}
+};
+
+template <class Block, int kBits>
+struct CodeSource {
+  static constexpr int kTile = kQuantTile;
+  const std::byte* blocks;  // block of k0
+  int k0, k1;
+
+  template <int n>
+  LANNER_INLINE void dot(const Input& in, int t, F32 (&acc)[n]) const {
+    const int64_t stride = int8_row_bytes(in.k), n_blocks = in.k / kBlock;
+    const uint8_t* x = in.int8 + t * stride;
+    Block block{blocks};
+    for (int b = k0 / kBlock; b < k1 / kBlock; ++b, block.p += Block::kBytes) {
+      if constexpr (n == 1) block.prefetch_ahead();
+      I32 dots[n];
+      block_dots<n>(block, reinterpret_cast<const int8_t*>(x + b * kBlock), stride, dots);
+      const F32 scales = block.scales(), minima = block.minima();
+      for (int i = 0; i < n; ++i) {
+        const uint8_t* row_scales = x + i * stride + in.k;
+        acc[i] = fma(to_f32(dots[i]), scales * set1(float_at(row_scales, b)), acc[i]);
+        acc[i] = fma(minima, set1(float_at(row_scales, n_blocks + b)), acc[i]);
+      }
+    }
+  }
+
+  // Integer sums of 16 rows with n tokens over a block: exact, so their order is free.
+  template <int n>
+  LANNER_INLINE static void block_dots(const Block& block, const int8_t* x, int64_t stride, I32 (&dots)[n]) {
+    constexpr int depth = kBits == 4 ? 8 : 4;  // products that an int16 lane can hold (simd/vec_avx2.h)
+    Pairs sums[n];
+    unroll<8>([&](auto position) LANNER_INLINE_LAMBDA {
+      constexpr int p = position, at = 4 * group_at(p);
+      const Codes w = block.template codes<p>();
+      for (int i = 0; i < n; ++i) {
+        if constexpr (p % depth == 0)
+          sums[i] = dot_start(w, x + i * stride + at);
+        else
+          dot_add(sums[i], w, x + i * stride + at);
+        if constexpr (p == depth - 1)
+          dots[i] = dot_finish(sums[i]);
+        else if constexpr (p % depth == depth - 1)
+          dots[i] = dots[i] + dot_finish(sums[i]);
+      }
+    });
+  }
+};
+
+template <Format format>
+struct CodeFormat {
+  static constexpr int kBits = has_fifth(format) ? 5 : 4;
+  using Direct = CodeSource<PackedBlock<format>, kBits>;
+  using Unpacked = CodeSource<UnpackedBlock, kBits>;
+  static constexpr int kTileK = 512;  // 16 blocks of 640 bytes: a third of L1
+
+  static Unpacked unpack(const std::byte* panel, int k0, int k1, std::byte* scratch) {
+    PackedBlock<format> from{panel + static_cast<size_t>(k0 / kBlock) * PackedBlock<format>::kBytes};
+    std::byte* to = scratch;
+    for (int k = k0; k < k1; k += kBlock, from.p += from.kBytes, to += UnpackedBlock::kBytes) {
+      unroll<8>([&](auto position) LANNER_INLINE_LAMBDA {
+        store_codes(to + 64 * position, from.template codes<position>());
+      });
+      store(reinterpret_cast<float*>(to + 512), from.scales());
+      store(reinterpret_cast<float*>(to + 576), from.minima());
+    }
+    return {scratch, k0, k1};
+  }
+};
+
+// --- int8 codes against int16 --------------------------------------------------------------------------
+struct PackedWide {
+  static constexpr int kBytes = record_of(Format::Q8_0).n_bytes;
+  const std::byte* p;
+  LANNER_INLINE WidePairs pairs(int j) const { return load_i8_pairs(p + 32 * j); }
+  LANNER_INLINE F32 scales() const { return load_f16(p + record_of(Format::Q8_0).scales_at); }
+  LANNER_INLINE void prefetch_ahead() const {
+    for (int at = 0; at < kBytes; at += 64) prefetch(p + kPrefetchBytes + at);
+  }
+};
+
+struct UnpackedWide {
+  static constexpr int kBytes = 1088;
+  const std::byte* p;
+  LANNER_INLINE WidePairs pairs(int j) const { return load_i16_pairs(p + 64 * j); }
+  LANNER_INLINE F32 scales() const { return load(reinterpret_cast<const float*>(p + 1024)); }
+  LANNER_INLINE void prefetch_ahead() const {}
+};
+
+template <class Block>
+struct WideSource {
+  static constexpr int kTile = kQuantTile;
+  const std::byte* blocks;
+  int k0, k1;
+
+  template <int n>
+  LANNER_INLINE void dot(const Input& in, int t, F32 (&acc)[n]) const {
+    const int64_t stride = int16_row_bytes(in.k);
+    const uint8_t* x = in.int16 + t * stride;
+    Block block{blocks};
+    for (int b = k0 / kBlock; b < k1 / kBlock; ++b, block.p += Block::kBytes) {
+      if constexpr (n == 1) block.prefetch_ahead();
+      I32 dots[n];
+      for (int i = 0; i < n; ++i) dots[i] = zero_i32();
+      unroll<kBlock / 2>([&](auto j) LANNER_INLINE_LAMBDA {
+        const WidePairs w = block.pairs(j);
+        for (int i = 0; i < n; ++i)
+          dots[i] = dot2_add(dots[i], w, reinterpret_cast<const int16_t*>(x + i * stride + 64 * b + 4 * j));
+      });
+      const F32 scales = block.scales();
+      for (int i = 0; i < n; ++i)
+        acc[i] = fma(to_f32(dots[i]), scales * set1(float_at(x + i * stride + 2 * in.k, b)), acc[i]);
+    }
+  }
+};
+
+struct WideFormat {
+  using Direct = WideSource<PackedWide>;
+  using Unpacked = WideSource<UnpackedWide>;
+  static constexpr int kTileK = 256;  // 8 blocks of 1088 bytes
+
+  static Unpacked unpack(const std::byte* panel, int k0, int k1, std::byte* scratch) {
+    PackedWide from{panel + static_cast<size_t>(k0 / kBlock) * PackedWide::kBytes};
+    std::byte* to = scratch;
+    for (int k = k0; k < k1; k += kBlock, from.p += from.kBytes, to += UnpackedWide::kBytes) {
+      for (int j = 0; j < kBlock / 2; ++j) store_i16_pairs(to + 64 * j, from.pairs(j));
+      store(reinterpret_cast<float*>(to + 1024), from.scales());
+    }
+    return {scratch, k0, k1};
+  }
+};
+
+}  // namespace
+}  // namespace lanner::LANNER_ISA_NS

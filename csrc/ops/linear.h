@@ -1,0 +1,75 @@
+// out = x @ w.T, or out += x @ w.T: every output sums over K in one fixed order, whatever the number of rows.
+//
+//   float formats      sum = fma(w[n][k], x[k], sum) for k = 0, 1, ...
+//   quantized formats  per block b of 32: sum = fma(dot(codes), scale_w * scale_x, sum), dot exact in int32;
+//                      then sum = fma(minimum_w, scale_x * sum(codes_x), sum) where the codes are unsigned
+#pragma once
+
+#include "ops/packed.h"
+#include "ops/quantize_rows.h"
+
+namespace lanner {
+
+// The input of a matmul in the forms that the formats of its weight read.
+struct LinearInput {
+  Rows<float> x;        // (T or R, K), or absent
+  Rows<uint8_t> int8;   // codes of x, or absent
+  Rows<uint8_t> int16;  // codes of x, or absent
+};
+
+struct LinearArgs {
+  const PackedWeight* weight;  // (N, K)
+  LinearInput in;
+  Rows<float> out;    // (T or R, N)
+  bool add;           // out += instead of out =
+  int32_t unit_rows;  // output rows of a unit, a multiple of 16; 16 for no wish
+};
+
+inline RowKind kind_of(const LinearInput& in) {
+  return in.x ? in.x.kind : in.int8 ? in.int8.kind : in.int16.kind;
+}
+
+inline void check_input(const char* op, const LinearInput& in, const PackedWeight& w) {
+  for (const Segment& s : w.segments) {
+    const InputKind kind = input_of(s.format);
+    const bool given = kind == InputKind::kFloat  ? bool(in.x)
+                       : kind == InputKind::kInt8 ? bool(in.int8)
+                                                  : bool(in.int16);
+    check(given, op, ": a weight of ", info(s.format).name, " reads ",
+          kind == InputKind::kFloat  ? "x"
+          : kind == InputKind::kInt8 ? "int8"
+                                     : "int16",
+          ", which was not given");
+  }
+  if (in.x) check_cols(op, "x", in.x, w.k);
+  if (in.int8) check_cols(op, "int8", in.int8, int8_row_bytes(w.k));
+  if (in.int16) check_cols(op, "int16", in.int16, int16_row_bytes(w.k));
+}
+
+// Units of unit_rows output rows need every segment but the last to end on a unit's border.
+inline int count_units(const char* op, const PackedWeight& w, int32_t unit_rows) {
+  check(unit_rows > 0 && unit_rows % kPanelRows == 0, op, ": unit_rows is ", unit_rows,
+        ", wanted a positive multiple of ", kPanelRows);
+  for (size_t i = 0; i + 1 < w.segments.size() && unit_rows > kPanelRows; ++i)
+    check(w.segments[i].n_rows % unit_rows == 0, op, ": a segment of ", w.segments[i].n_rows,
+          " rows does not divide into units of ", unit_rows);
+  return (w.n_panels * kPanelRows + unit_rows - 1) / unit_rows;
+}
+
+inline Cost cost_of_weight(const PackedWeight& w, double n_rows) {
+  return {static_cast<double>(w.n_bytes) + 4.0 * n_rows * (w.k + w.n), 2.0 * n_rows * w.k * w.n};
+}
+
+inline void check(const LinearArgs& a) {
+  check_input("linear", a.in, *a.weight);
+  check_cols("linear", "out", a.out, a.weight->n);
+  count_units("linear", *a.weight, a.unit_rows);
+}
+inline int units(const LinearArgs& a, const Step&) {
+  return (a.weight->n_panels * kPanelRows + a.unit_rows - 1) / a.unit_rows;
+}
+inline Cost cost(const LinearArgs& a, const Step& step) {
+  return cost_of_weight(*a.weight, step.rows(a.out.kind));
+}
+
+}  // namespace lanner

@@ -1,0 +1,137 @@
+// The one packed layout of all weights, read by the kernels for one token and for many.
+//
+// A weight (N, K) is a list of segments, each a range of output rows with a format of its own (a fused qkv
+// may mix types). A segment is cut into panels of 16 rows, the last one padded with zeros. A panel is a
+// sequence of records along K:
+//
+//   f32, f16, bf16   a record per k: 16 values
+//   q4_*, q5_*       a record per 32 k: codes, scales, minima
+//     codes  4 x 64 bytes; byte 4*row + j of vector g is w[row][4g + j] (low nibble) and w[row][16 + 4g + j]
+//     fifth  64 bytes (q5 only); bit g of byte 4*row + j is bit 4 of w[row][4g + j], g = 0..7
+//     scales 16 x f16, and minima 16 x f16 for q4_1 and q5_1
+//   q8_0             a record per 32 k: 16 x 32 bytes; bytes 2*row, 2*row + 1 of vector j are w[row][2j],
+//   [2j+1],
+//                    kept signed because vpmaddwd is; then scales 16 x f16
+//
+// Codes of q4 and q5 stay unsigned, as vpmaddubsw wants them: w = scale * code + minimum, where the minimum
+// of q4_0 and q5_0 is -8 and -16 times the scale.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/memory.h"
+#include "ops/op.h"
+
+namespace lanner {
+
+inline constexpr int kPanelRows = 16;
+inline constexpr int kBlock = 32;  // values along K that share a scale
+
+struct Record {
+  int k;         // values along K
+  int n_bytes;   // of the record, all 16 rows
+  int fifth_at;  // byte offsets inside the record
+  int scales_at;
+  int minima_at;
+};
+
+constexpr Record record_of(Format format) {
+  switch (format) {
+    case Format::F32:
+      return {1, 64, 0, 0, 0};
+    case Format::F16:
+    case Format::BF16:
+      return {1, 32, 0, 0, 0};
+    case Format::Q4_0:
+      return {32, 288, 0, 256, 0};
+    case Format::Q4_1:
+      return {32, 320, 0, 256, 288};
+    case Format::Q5_0:
+      return {32, 352, 256, 320, 0};
+    case Format::Q5_1:
+      return {32, 384, 256, 320, 352};
+    case Format::Q8_0:
+      return {32, 544, 0, 512, 0};
+    default:
+      return {0, 0, 0, 0, 0};
+  }
+}
+
+constexpr bool can_pack(Format format) { return record_of(format).k != 0; }
+
+// What a matmul reads of its input: float32, or codes per 32 values (ops/quantize_rows.h).
+enum class InputKind : uint8_t { kFloat, kInt8, kInt16 };
+
+constexpr InputKind input_of(Format format) {
+  switch (format) {
+    case Format::F32:
+    case Format::F16:
+    case Format::BF16:
+      return InputKind::kFloat;
+    case Format::Q8_0:
+      return InputKind::kInt16;
+    default:
+      return InputKind::kInt8;
+  }
+}
+
+struct Segment {
+  Format format;
+  int32_t n_rows;
+  int32_t first_row;    // output row of the weight
+  int32_t first_panel;  // counted over all segments
+  int32_t n_panels;
+  size_t panel_bytes;
+  std::byte* data;
+};
+
+struct PackedWeight {
+  int32_t n = 0;
+  int32_t k = 0;
+  int32_t n_panels = 0;
+  size_t n_bytes = 0;
+  std::vector<Segment> segments;
+  Memory memory;
+};
+
+// One panel, as a kernel wants it.
+struct Panel {
+  Format format;
+  const std::byte* data;
+  int32_t first_row;
+  int32_t n_rows;  // 16, fewer at the end of a segment
+};
+
+inline Panel panel_of(const PackedWeight& w, int panel) {
+  const Segment* s = w.segments.data();
+  while (panel >= s->first_panel + s->n_panels) ++s;
+  const int local = panel - s->first_panel;
+  const int left = s->n_rows - local * kPanelRows;
+  return {s->format, s->data + static_cast<size_t>(local) * s->panel_bytes, s->first_row + local * kPanelRows,
+          left < kPanelRows ? left : kPanelRows};
+}
+
+// A source tensor to be packed: rows as the file stores them, in the order that row_of gives.
+struct PackSource {
+  Format format;
+  const std::byte* data;
+  int32_t n_rows;
+  int32_t k;
+  // Rows of a rotary pair (2i, 2i+1) stand next to each other in some files; 0, or the head_dim whose rows
+  // move to half-split order (i, i + head_dim/2).
+  int32_t interleaved_head_dim;
+};
+
+// Checks the sources and reserves the memory of their fused weight; its panels are still to be packed.
+PackedWeight lay_out(const std::vector<PackSource>& sources);
+
+// Row of the source that becomes row r of the packed weight.
+inline int32_t source_row(const PackSource& s, int32_t r) {
+  if (s.interleaved_head_dim == 0) return r;
+  const int32_t half = s.interleaved_head_dim / 2, in_head = r % s.interleaved_head_dim;
+  return r - in_head + (in_head < half ? 2 * in_head : 2 * (in_head - half) + 1);
+}
+
+}  // namespace lanner

@@ -1,0 +1,33 @@
+// Rotates the query and key heads of qkv in half-split pairs and writes keys and values to the cache.
+//   (a, b) = (x[i], x[i + D/2])  ->  (a cos - b sin, b cos + a sin)   (Su et al., 2021)
+// Queries are rotated in place; the key and value columns of qkv are left as they were.
+#pragma once
+
+#include "ops/kv_cache.h"
+
+namespace lanner {
+
+struct RopeAppendArgs {
+  Rows<float> qkv;    // (T, (H + 2 KH) D): query heads, key heads, value heads
+  Rows<float> table;  // (T, D) cosines, then sines (rope_table)
+  KvCache* cache;
+  int32_t layer;
+  int32_t n_heads;
+};
+
+inline void check(const RopeAppendArgs& a) {
+  const KvCache& c = *a.cache;
+  check(c.head_dim % 2 == 0, "rope_append: head_dim is ", c.head_dim, ", wanted an even number");
+  check(a.layer >= 0 && a.layer < c.n_layers, "rope_append: layer is ", a.layer, ", the cache has ",
+        c.n_layers);
+  check(a.n_heads > 0, "rope_append: n_heads is ", a.n_heads, ", wanted a positive number");
+  check_cols("rope_append", "qkv", a.qkv, int64_t{a.n_heads + 2 * c.n_kv_heads} * c.head_dim);
+  check_cols("rope_append", "table", a.table, c.head_dim);
+}
+// A unit is one head of every token.
+inline int units(const RopeAppendArgs& a, const Step&) { return a.n_heads + 2 * a.cache->n_kv_heads; }
+inline Cost cost(const RopeAppendArgs& a, const Step& step) {
+  return {8.0 * step.n_tokens * a.qkv.cols, 3.0 * step.n_tokens * a.qkv.cols};
+}
+
+}  // namespace lanner

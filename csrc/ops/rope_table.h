@@ -1,0 +1,17 @@
+// out[t] = cos(position[t] * inv_freq[i]) for i < D/2, then the sines: one table serves all layers.
+#pragma once
+
+#include "ops/op.h"
+
+namespace lanner {
+
+struct RopeTableArgs {
+  Vector<double> inv_freq;  // (D/2) theta^(-2i/D), with any scaling applied
+  Rows<float> out;          // (T, D)
+};
+
+inline void check(const RopeTableArgs& a) { check_cols("rope_table", "out", a.out, 2 * a.inv_freq.size); }
+inline int units(const RopeTableArgs&, const Step& step) { return step.n_tokens; }
+inline Cost cost(const RopeTableArgs& a, const Step& step) { return {4.0 * step.n_tokens * a.out.cols, 0}; }
+
+}  // namespace lanner

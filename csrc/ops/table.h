@@ -1,0 +1,46 @@
+// The one list of operations. X(name, Args)
+#pragma once
+
+#include "ops/attention.h"
+#include "ops/embed.h"
+#include "ops/gate_up.h"
+#include "ops/gather_rows.h"
+#include "ops/linear.h"
+#include "ops/quantize_rows.h"
+#include "ops/rms_norm.h"
+#include "ops/rope_append.h"
+#include "ops/rope_table.h"
+#include "ops/sample.h"
+
+#define LANNER_OPS(X)                \
+  X(embed, EmbedArgs)                \
+  X(gather_rows, GatherRowsArgs)     \
+  X(rms_norm, RmsNormArgs)           \
+  X(quantize_rows, QuantizeRowsArgs) \
+  X(quantize_cols, QuantizeColsArgs) \
+  X(linear, LinearArgs)              \
+  X(gate_up, GateUpArgs)             \
+  X(rope_table, RopeTableArgs)       \
+  X(rope_append, RopeAppendArgs)     \
+  X(attention, AttentionArgs)        \
+  X(sample, SampleArgs)
+
+namespace lanner {
+
+// The kernels of one instruction set.
+struct CpuTable {
+  const char* name;
+#define LANNER_KERNEL(op, Args) Kernel op;
+  LANNER_OPS(LANNER_KERNEL)
+#undef LANNER_KERNEL
+  // Writes panels begin <= p < end of a segment from its source (ops/packed.h); false where a scale, minimum
+  // or float weight is infinite or NaN.
+  bool (*pack)(const PackSource& source, const Segment& segment, int begin, int end);
+  // Row `row` of a packed weight as k floats, equal to its dequantization bit for bit.
+  void (*unpack_row)(const PackedWeight& weight, int row, float* out);
+  // Sums n_bytes read once from memory; the multiply-adds of n_rounds register-only loops.
+  float (*probe_read)(const std::byte* data, size_t n_bytes);
+  double (*probe_fma)(int64_t n_rounds);
+};
+
+}  // namespace lanner

@@ -1,0 +1,177 @@
+#include "program/program.h"
+
+#include <algorithm>
+
+#include "cpu/backend.h"
+
+namespace lanner {
+
+namespace {
+
+// Static ranges keep a thread on the same weights from step to step; the last eighth is taken as threads
+// come, so that a core which was interrupted does not hold up the others.
+constexpr int kDynamicShare = 8;
+
+// Rows that a replicable operation writes: tokens, or outputs after gather_rows.
+template <class Args>
+RowKind output_kind(const Args& args) {
+  if constexpr (requires { args.out; })
+    return args.out.kind;
+  else if constexpr (requires { args.x; })
+    return args.x.kind;
+  else
+    return RowKind::kTokens;
+}
+
+}  // namespace
+
+Program::Program(size_t arena_bytes, int n_threads, int32_t max_tokens, int32_t max_outputs)
+    : n_threads_(n_threads),
+      arena_(arena_bytes),
+      scratch_(kScratchBytes * static_cast<size_t>(n_threads)),
+      barrier_(n_threads) {
+  check(n_threads >= 1 && n_threads <= Pool::kMaxThreads, "Program: n_threads is ", n_threads,
+        ", wanted 1 to ", Pool::kMaxThreads);
+  check(max_tokens >= 1 && max_outputs >= 1, "Program: max_tokens and max_outputs are ", max_tokens, " and ",
+        max_outputs, ", wanted at least 1");
+  limits_.max_tokens = max_tokens;
+  limits_.max_outputs = max_outputs;
+}
+
+template <class Args>
+void Program::add(const char* op, std::string name, bool barrier, const Args& args) {
+  check(args);
+  if constexpr (std::is_same_v<Args, EmbedArgs>) limits_.vocab_size = args.weight->n;
+  if constexpr (std::is_same_v<Args, AttentionArgs> || std::is_same_v<Args, RopeAppendArgs>)
+    limits_.n_pages = args.cache->n_pages;
+  Instruction i{std::move(name),
+                op,
+                barrier,
+                kReplicable<Args>,
+                output_kind(args),
+                std::make_unique<AnyArgs>(args),
+                nullptr,
+                OpTraits<Args>::kernel(cpu_table()),
+                [](const void* a, const Step& step) { return units(*static_cast<const Args*>(a), step); },
+                [](const void* a, const Step& step) { return cost(*static_cast<const Args*>(a), step); }};
+  i.raw = &std::get<Args>(*i.args);
+  if constexpr (std::is_same_v<Args, AttentionArgs>)
+    if (!attention_) attention_ = static_cast<const AttentionArgs*>(i.raw);
+  push(std::move(i));
+}
+
+#define LANNER_INSTANTIATE(op, Args) \
+  template void Program::add<Args>(const char*, std::string, bool, const Args&);
+LANNER_OPS(LANNER_INSTANTIATE)
+#undef LANNER_INSTANTIATE
+
+void Program::push(Instruction i) {
+  const int index = static_cast<int>(instructions_.size());
+  if (phases_.empty() || i.barrier) {
+    phases_.push_back({index, index, index});
+    next_unit_ = std::make_unique<std::atomic<int32_t>[]>(phases_.size());
+  }
+  Phase& phase = phases_.back();
+  if (i.replicable) {
+    check(phase.first_main == index, "Program: ", i.name, " (", i.op,
+          ") is replicable and must come before the other operations of its phase");
+    phase.first_main = index + 1;
+  } else if (phase.first_main < index) {
+    Step one;
+    one.n_tokens = one.n_outputs = 1;
+    const Instruction& first = instructions_[phase.first_main];
+    check(first.units(first.raw, one) == i.units(i.raw, one), "Program: ", i.name, " (", i.op, ") has ",
+          i.units(i.raw, one), " units, ", first.name, " in the same phase has ",
+          first.units(first.raw, one));
+  }
+  phase.end = index + 1;
+  instructions_.push_back(std::move(i));
+}
+
+void Program::check_step(const Step& s) const {
+  check(s.n_tokens >= 1 && s.n_tokens <= limits_.max_tokens, "Program.run: n_tokens is ", s.n_tokens,
+        ", wanted 1 to ", limits_.max_tokens);
+  check(s.n_outputs >= 0 && s.n_outputs <= limits_.max_outputs, "Program.run: n_outputs is ", s.n_outputs,
+        ", wanted 0 to ", limits_.max_outputs);
+  check(s.seq_starts[0] == 0 && s.seq_starts[s.n_seqs] == s.n_tokens, "Program.run: seq_starts spans ",
+        s.seq_starts[0], " to ", s.seq_starts[s.n_seqs], ", n_tokens is ", s.n_tokens);
+  for (int32_t q = 0; q < s.n_seqs; ++q) {
+    const int32_t first = s.seq_starts[q], end = s.seq_starts[q + 1];
+    check(first < end, "Program.run: sequence ", q, " has no tokens in this step");
+    check(s.kv_lens[q] >= end - first && s.kv_lens[q] <= s.max_pages * kPagePositions,
+          "Program.run: sequence ", q, " has a kv_len of ", s.kv_lens[q], ", its table holds ",
+          s.max_pages * kPagePositions);
+    for (int32_t t = first; t < end; ++t) {
+      check(s.token_seqs[t] == q && s.positions[t] == s.kv_lens[q] - (end - t), "Program.run: token ", t,
+            " has position ", s.positions[t], ", wanted the next of sequence ", q);
+      check(limits_.vocab_size == 0 || (s.token_ids[t] >= 0 && s.token_ids[t] < limits_.vocab_size),
+            "Program.run: token id ", s.token_ids[t], " is outside the vocabulary of ", limits_.vocab_size);
+    }
+    for (int32_t p = 0; limits_.n_pages && p * kPagePositions < s.kv_lens[q]; ++p) {
+      const int32_t page = s.block_tables[q * s.max_pages + p];
+      check(page >= 0 && page < limits_.n_pages, "Program.run: page ", page, " of sequence ", q,
+            " is outside the cache of ", limits_.n_pages);
+    }
+  }
+  for (int32_t r = 0; r < s.n_outputs; ++r)
+    check(s.output_rows[r] >= 0 && s.output_rows[r] < s.n_tokens, "Program.run: output row ",
+          s.output_rows[r], " is outside the ", s.n_tokens, " tokens of the step");
+}
+
+bool Program::run(const Step& step) {
+  check_step(step);
+  if (attention_) prepare(plan_, *attention_, step);
+  for (size_t p = 0; p < phases_.size(); ++p) next_unit_[p].store(0, std::memory_order_relaxed);
+  stopped_ = false;
+  Pool::get().run(n_threads_, [this, &step](int id) { run_worker(step, id); });
+  return !stopped_;
+}
+
+void Program::run_worker(const Step& step, int id) {
+  Worker worker;
+  worker.id = id;
+  worker.replicated[0] = step.n_tokens <= kReplicatedRows;
+  worker.replicated[1] = step.n_outputs <= kReplicatedRows;
+  worker.scratch = scratch_.data() + static_cast<size_t>(id) * kScratchBytes;
+  for (size_t p = 0; p < phases_.size(); ++p) {
+    run_shared(phases_[p], step, worker);
+    run_units(phases_[p], static_cast<int>(p), step, worker);
+    // One thread decides for all, so that none waits at the next barrier for one that left.
+    barrier_.wait([this] { stopped_ = cancelled_.load(std::memory_order_relaxed); });
+    if (stopped_) return;
+  }
+}
+
+void Program::run_shared(const Phase& phase, const Step& step, const Worker& worker) {
+  if (phase.first == phase.first_main) return;
+  const bool replicated = worker.replicated[static_cast<int>(instructions_[phase.first].kind)];
+  for (int i = phase.first; i < phase.first_main; ++i) {
+    const Instruction& op = instructions_[i];
+    const int64_t n = op.units(op.raw, step);
+    const int begin = replicated ? 0 : static_cast<int>(n * worker.id / n_threads_);
+    const int end = replicated ? static_cast<int>(n) : static_cast<int>(n * (worker.id + 1) / n_threads_);
+    op.run(op.raw, step, worker, begin, end);
+  }
+  if (!replicated) barrier_.wait();
+}
+
+void Program::run_units(const Phase& phase, int index, const Step& step, const Worker& worker) {
+  if (phase.first_main == phase.end) return;
+  const Instruction& first = instructions_[phase.first_main];
+  const int n = first.units(first.raw, step);
+  auto run_range = [&](int begin, int end) {
+    for (int i = phase.first_main; i < phase.end; ++i)
+      instructions_[i].run(instructions_[i].raw, step, worker, begin, end);
+  };
+  const int share = (n - n / kDynamicShare) / n_threads_;
+  if (share > 0) run_range(share * worker.id, share * (worker.id + 1));
+  // Eight claims a thread for what is left: small enough to even out, few enough to cost nothing.
+  const int fixed = share * n_threads_, grain = std::max(1, (n - fixed) / (8 * n_threads_));
+  for (;;) {
+    const int begin = fixed + next_unit_[index].fetch_add(grain, std::memory_order_relaxed);
+    if (begin >= n) return;
+    run_range(begin, std::min(begin + grain, n));
+  }
+}
+
+}  // namespace lanner

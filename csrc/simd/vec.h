@@ -1,0 +1,23 @@
+// Sixteen lanes, whatever the machine: a panel of a packed weight has 16 rows, so every kernel thinks in
+// vectors of 16 float32 (F32), 16 int32 (I32) and 64 bytes (Codes: 16 rows x 4 values along K).
+//
+// Each header defines the same types and functions; the build compiles one set of flags per instruction set
+// and names its namespace in LANNER_ISA_NS. Everything sits in an anonymous namespace, so that no symbol of
+// one set can be merged with another's by the linker.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#ifndef LANNER_ISA_NS
+#error "LANNER_ISA_NS names the instruction set that this file is compiled for"
+#endif
+
+#if defined(__AVX512VNNI__)
+#include "simd/vec_avx512.h"
+#elif defined(__AVX2__)
+#include "simd/vec_avx2.h"
+#else
+#include "simd/vec_baseline.h"
+#endif
