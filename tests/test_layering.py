@@ -1,0 +1,93 @@
+"""The arrows of the design, the limits on file size, and the symbols of the instruction sets."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CSRC, PYTHON = ROOT / "csrc", ROOT / "python" / "lanner"
+
+# Folder -> folders that its files may include.
+INCLUDES = {
+    "core": {"core"},
+    "formats": {"core", "formats"},
+    "text": {"core", "text"},
+    "ops": {"core", "ops"},
+    "simd": {"simd"},
+    "cpu": {"core", "ops", "simd", "cpu"},
+    "program": {"core", "ops", "cpu", "program"},
+    "bind": {"core", "formats", "text", "ops", "cpu", "program", "bind"},
+}
+GENERATED = "built_isas.h"
+# `program` takes from cpu only the chosen table of kernels, never a kernel.
+PROGRAM_MAY_SEE = {"cpu/backend.h"}
+
+# Module -> modules of the package that it may import; what is not listed is checked by the rules below.
+ENGINE_SIDE = {"engine", "scheduler", "sequence", "llm", "cli"}
+
+
+def sources(folder: Path, *patterns: str) -> list[Path]:
+    return sorted(p for pattern in patterns for p in folder.rglob(pattern))
+
+
+@pytest.mark.parametrize("path", sources(CSRC, "*.h", "*.cpp"), ids=lambda p: str(p.relative_to(CSRC)))
+def test_includes_follow_the_arrows(path: Path) -> None:
+    folder = path.relative_to(CSRC).parts[0]
+    for included in re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE):
+        assert included == GENERATED or included.split("/")[0] in INCLUDES[folder], included
+        if folder in ("program", "bind") and included.startswith("cpu/"):
+            assert included in PROGRAM_MAY_SEE
+
+
+@pytest.mark.parametrize("path", sources(CSRC, "*.h", "*.cpp"), ids=lambda p: str(p.relative_to(CSRC)))
+def test_only_bind_knows_python(path: Path) -> None:
+    if path.relative_to(CSRC).parts[0] != "bind":
+        assert "pybind11" not in path.read_text()
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of the package that a file imports anywhere."""
+    text = path.read_text()
+    names = set(re.findall(r"^\s*(?:from|import) lanner\.(\w+)", text, re.MULTILINE))
+    for group in re.findall(r"^\s*from lanner import (.+)$", text, re.MULTILINE):
+        names |= {name.strip().split(" as ")[0] for name in group.strip("()").split(",")}
+    return names
+
+
+@pytest.mark.parametrize("path", sources(PYTHON / "models", "*.py"), ids=lambda p: p.name)
+def test_models_import_nothing_from_the_engine(path: Path) -> None:
+    assert not imports_of(path) & ENGINE_SIDE
+
+
+def test_engine_layers_import_downwards() -> None:
+    order = ["sequence", "scheduler", "engine", "llm", "cli"]
+    for i, name in enumerate(order):
+        assert not imports_of(PYTHON / f"{name}.py") & set(order[i + 1 :]), name
+    for name in ("builder", "arena", "weights", "config", "program", "decoder", "tokenizer"):
+        assert not imports_of(PYTHON / f"{name}.py") & ENGINE_SIDE, name
+
+
+@pytest.mark.parametrize(
+    ("folder", "patterns", "limit"),
+    [(CSRC, ("*.h", "*.cpp", "*.cuh", "*.cu"), 400), (PYTHON, ("*.py", "*.pyx"), 300)],
+    ids=["csrc", "python"],
+)
+def test_files_stay_short(folder: Path, patterns: tuple[str, ...], limit: int) -> None:
+    long = {str(p): n for p in sources(folder, *patterns) if (n := len(p.read_text().splitlines())) > limit}
+    assert not long
+
+
+def isa_objects() -> list[Path]:
+    return sorted(ROOT.glob("build/**/cpu_*.dir/**/*.o"))
+
+
+@pytest.mark.parametrize("path", isa_objects(), ids=lambda p: p.parts[-4] if len(p.parts) > 4 else p.name)
+def test_kernels_export_no_weak_code(path: Path) -> None:
+    """A weak function in two objects with different flags: the linker would keep either one."""
+    listing = subprocess.run(["nm", "-C", str(path)], capture_output=True, text=True, check=True).stdout
+    weak = [line for line in listing.splitlines() if re.match(r"[0-9a-f]* [Ww] ", line.strip())]
+    assert not [line for line in weak if re.match(r"[0-9a-f]+ ", line)]
