@@ -1,0 +1,48 @@
+"""Memory of a program's values: first fit by lifetime, at offsets that never change after load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ALIGNMENT = 64
+"""A cache line, so that two threads which write neighbouring values never share one."""
+
+
+@dataclass
+class Span:
+    """A value that needs `n_bytes` from phase `first` to phase `last`, both included."""
+
+    n_bytes: int
+    first: int
+    last: int
+    offset: int = -1
+
+
+def assign(spans: list[Span]) -> int:
+    """Give every span an offset; spans that live in a common phase do not overlap.
+
+    Lifetimes are counted in phases, not instructions: inside a phase the threads do not meet, so one may
+    still read a value while another is several operations ahead.
+
+    Returns:
+        The bytes that the arena needs.
+    """
+    placed: list[Span] = []
+    total = 0
+    # Largest first leaves the fewest holes.
+    for span in sorted(spans, key=lambda s: -s.n_bytes):
+        neighbours = sorted(
+            (p for p in placed if p.first <= span.last and span.first <= p.last), key=lambda p: p.offset
+        )
+        span.offset = 0
+        for other in neighbours:
+            if span.offset + span.n_bytes <= other.offset:
+                break
+            span.offset = max(span.offset, _align(other.offset + other.n_bytes))
+        placed.append(span)
+        total = max(total, _align(span.offset + span.n_bytes))
+    return total
+
+
+def _align(n_bytes: int) -> int:
+    return (n_bytes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT

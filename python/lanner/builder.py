@@ -1,0 +1,301 @@
+"""The builder: an architecture file calls it once per operation, in the order in which they run.
+
+What is written is what runs. The builder notes which operation needs all of a value that several threads
+make, and puts a barrier there; the arena then gives every value a place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lanner import _core
+
+Kind = Literal["tokens", "outputs"]
+REPLICABLE = frozenset({"gather_rows", "rms_norm", "quantize_rows", "rope_table"})
+"""Operations on single rows that every thread may compute for itself (csrc/program/program.h)."""
+
+REPLICATED_ROWS = 4
+"""Rows of a private copy: a step with more shares them out instead (kReplicatedRows)."""
+
+BLOCK = 32
+"""Values that share a scale, in weights and in activations."""
+
+
+@dataclass(eq=False)
+class Place:
+    """Memory of a value: `cols` elements of `dtype` per row, alive from phase `first` to phase `last`."""
+
+    cols: int
+    dtype: str
+    kind: Kind
+    name: str
+    replicable: bool = False
+    first: int = -1
+    last: int = -1
+
+
+@dataclass(eq=False)
+class Value:
+    """What an operation made. Overwriting a place in place retires the values that lay there before."""
+
+    place: Place
+    made_by: str = ""
+    retired: bool = False
+    codes: dict[str, Value] = field(default_factory=dict)
+
+    @property
+    def cols(self) -> int:
+        """Elements of a row."""
+        return self.place.cols
+
+    @property
+    def kind(self) -> Kind:
+        """Whether a row stands for a token of the step or for a wanted output."""
+        return self.place.kind
+
+
+@dataclass
+class Phase:
+    """What has happened since the last barrier.
+
+    `written` gives for every place the columns that one unit of work made of it: 0 where every thread has the
+    whole (replicable operations), -1 where a unit is not a range of columns.
+    """
+
+    index: int
+    has_main: bool = False
+    kind: Kind | None = None
+    written: dict[Place, int] = field(default_factory=dict)
+    read: set[Place] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One operation: its name in the model, its operation, its arguments, and whether a barrier precedes it."""
+
+    name: str
+    op: str
+    args: dict[str, Any]
+    barrier: bool
+    phase: int
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding: `inv_freq` float64 (head_dim / 2,), any scaling applied."""
+
+    inv_freq: npt.NDArray[np.float64]
+
+
+class Builder:
+    """Collects the instructions of one program.
+
+    Args:
+        cache: the keys and values that `rope_append` writes and `attention` reads.
+        n_heads, head_dim: query heads of a layer.
+    """
+
+    def __init__(self, cache: _core.KvCache, n_heads: int, head_dim: int) -> None:
+        self.cache = cache
+        self.n_heads = n_heads
+        self.head_dim = head_dim
+        self.instructions: list[Instruction] = []
+        self.places: list[Place] = []
+        self.scope = ""
+        self._phase = Phase(-1)
+        self._tables: dict[int, Value] = {}
+
+    # --- operations, each under its name ------------------------------------------------------------------
+    def embed(self, weight: _core.Packed, name: str = "embed") -> Value:
+        """(T, hidden_size): the row of `weight` (vocab_size, hidden_size) that each token id names."""
+        out = self._value(weight.shape[1], "float32", "tokens", name)
+        self._emit("embed", name, {"weight": weight, "out": out}, writes=[out])
+        return out
+
+    def rms_norm(self, x: Value, weight: npt.NDArray[np.float32], eps: float, name: str) -> Value:
+        """Like x: x / sqrt(mean(x^2) + eps) * weight, weight (cols,)."""
+        out = self._value(x.cols, "float32", x.kind, name)
+        args = {"x": x, "weight": weight, "out": out, "eps": eps}
+        self._emit("rms_norm", name, args, reads=[x], writes=[out])
+        return out
+
+    def gather_rows(self, x: Value, name: str) -> Value:
+        """(R, cols): the rows of x whose logits are wanted."""
+        out = self._value(x.cols, "float32", "outputs", name)
+        self._emit("gather_rows", name, {"x": x, "out": out}, reads=[x], writes=[out])
+        return out
+
+    def linear(
+        self,
+        x: Value,
+        weight: _core.Packed,
+        name: str,
+        *,
+        add_to: Value | None = None,
+        by_heads: bool = False,
+    ) -> Value:
+        """x @ weight.T, (rows, N) for a weight (N, K); with `add_to`, added to that value in place.
+
+        `by_heads` lets one thread make whole heads, so that `rope_append` can follow without a barrier.
+        """
+        inputs = self._inputs(x, weight, name)
+        out = self._overwrite(add_to) if add_to else self._value(weight.shape[0], "float32", x.kind, name)
+        unit_rows = self.head_dim if by_heads and self._heads_are_units(weight) else 16
+        args = {"weight": weight, **inputs, "out": out, "add": add_to is not None, "unit_rows": unit_rows}
+        self._emit("linear", name, args, reads=list(inputs.values()), writes=[out], unit=unit_rows)
+        return out
+
+    def gate_up(self, x: Value, weight: _core.Packed, name: str) -> Value:
+        """silu(x @ gate.T) * (x @ up.T), (T, M), for the fused weight (2M, K)."""
+        inputs = self._inputs(x, weight, name)
+        out = self._value(weight.shape[0] // 2, "float32", x.kind, name)
+        unit_rows = BLOCK if out.cols % BLOCK == 0 else 16
+        args = {"weight": weight, **inputs, "out": out, "unit_rows": unit_rows}
+        self._emit("gate_up", name, args, reads=list(inputs.values()), writes=[out], unit=unit_rows)
+        return out
+
+    def rope_append(self, qkv: Value, layer: int, rope: Rope, name: str) -> Value:
+        """Rotates the query heads of qkv in place and writes its keys and values to the cache."""
+        table = self._rope_table(rope)
+        args = {"table": table, "cache": self.cache, "layer": layer, "n_heads": self.n_heads}
+        out = self._overwrite(qkv)
+        self._emit("rope_append", name, args | {"qkv": out}, reads=[table], writes=[out], unit=self.head_dim)
+        return out
+
+    def attention(self, q: Value, layer: int, scale: float, name: str) -> Value:
+        """(T, n_heads * head_dim): causal attention of the query heads of q over the cache."""
+        out = self._value(self.n_heads * self.head_dim, "float32", "tokens", name)
+        args = {
+            "q": q,
+            "out": out,
+            "cache": self.cache,
+            "layer": layer,
+            "n_heads": self.n_heads,
+            "scale": scale,
+        }
+        self._emit("attention", name, args, reads=[q], writes=[out])
+        return out
+
+    def sample(self, logits: Value, name: str = "sample") -> Value:
+        """(R, 1) int32: the next token of each row."""
+        out = self._value(1, "int32", "outputs", name)
+        keys = self._value(logits.cols, "uint64", "outputs", name + ".keys")
+        self._emit(
+            "sample", name, {"logits": logits, "keys": keys, "out": out}, reads=[logits], writes=[out, keys]
+        )
+        return out
+
+    # --- what an operation reads --------------------------------------------------------------------------
+    def _inputs(self, x: Value, weight: _core.Packed, name: str) -> dict[str, Value]:
+        """The forms of x that the formats of a weight read; codes are made once per value and phase."""
+        forms = sorted(set(weight.inputs) - {"float"})
+        missing = [form for form in forms if form not in x.codes]
+        if missing:
+            self._quantize(x, missing, name)
+        inputs = {form: x.codes[form] for form in forms}
+        return {"x": x, **inputs} if "float" in weight.inputs else inputs
+
+    def _quantize(self, x: Value, forms: list[str], name: str) -> None:
+        row_bytes = {"int8": 40, "int16": 68}
+        for form in forms:
+            cols = x.cols // BLOCK * row_bytes[form]
+            x.codes[form] = self._value(cols, "uint8", x.kind, f"{name}.{form}")
+        # A gate_up makes its columns 32 at a time: the thread that made them quantizes them.
+        by_cols = x.made_by == "gate_up" and self._phase.written.get(x.place) == BLOCK
+        args: dict[str, Any] = {"x": x} | {form: x.codes[form] for form in forms}
+        self._emit(
+            "quantize_cols" if by_cols else "quantize_rows",
+            f"{name}.quantize",
+            args,
+            reads=[] if by_cols else [x],
+            reads_own=[x] if by_cols else [],
+            writes=[x.codes[form] for form in forms],
+            unit=BLOCK if by_cols else 0,
+        )
+
+    def _rope_table(self, rope: Rope) -> Value:
+        key = id(rope.inv_freq)
+        if key not in self._tables:
+            table = self._value(2 * len(rope.inv_freq), "float32", "tokens", "rope")
+            self._emit("rope_table", "rope", {"inv_freq": rope.inv_freq, "out": table}, writes=[table])
+            self._tables[key] = table
+        return self._tables[key]
+
+    def _heads_are_units(self, weight: _core.Packed) -> bool:
+        return self.head_dim % 16 == 0 and all(n % self.head_dim == 0 for n in weight.segment_rows)
+
+    # --- values and barriers -------------------------------------------------------------------------------
+    def _value(self, cols: int, dtype: str, kind: Kind, name: str) -> Value:
+        place = Place(cols, dtype, kind, self.scope + name)
+        self.places.append(place)
+        return Value(place)
+
+    def _overwrite(self, value: Value) -> Value:
+        """A new handle on the memory of `value`, whose old handle may not be used any more."""
+        value.retired = True
+        return Value(value.place)
+
+    def _emit(
+        self,
+        op: str,
+        name: str,
+        args: dict[str, Any],
+        *,
+        reads: list[Value] | None = None,
+        reads_own: list[Value] | None = None,
+        writes: list[Value],
+        unit: int = -1,
+    ) -> None:
+        """Append an instruction.
+
+        Args:
+            reads: values of which a thread may need any part.
+            reads_own: values of which a thread needs only the columns that it made itself in this phase.
+            writes: values that it makes, or changes in place.
+            unit: columns that one unit of work makes, -1 where units are not columns.
+        """
+        reads, reads_own = reads or [], reads_own or []
+        for value in (*reads, *reads_own):
+            if value.retired:
+                raise ValueError(
+                    f"{op}: {self.scope}{name} reads {value.place.name}, which was overwritten in place"
+                )
+        unit = 0 if op in REPLICABLE else unit
+        own = [value.place for value in (*reads_own, *writes)]
+        barrier = self._needs_barrier([value.place for value in reads], own, [v.place for v in writes], unit)
+        if barrier or self._phase.index < 0:
+            self._phase = Phase(self._phase.index + 1)
+        phase = self._phase
+        phase.has_main |= unit != 0
+        if unit == 0:
+            phase.kind = writes[0].kind
+        for value in writes:
+            phase.written[value.place] = unit
+            value.made_by = op
+            value.place.replicable = unit == 0
+        phase.read.update(value.place for value in reads)
+        for value in (*reads, *reads_own, *writes):
+            value.place.first = phase.index if value.place.first < 0 else value.place.first
+            value.place.last = phase.index
+        self.instructions.append(Instruction(self.scope + name, op, args, barrier, phase.index))
+
+    def _needs_barrier(self, reads: list[Place], own: list[Place], writes: list[Place], unit: int) -> bool:
+        phase = self._phase
+        replicable = unit == 0
+        if phase.index < 0:
+            return False
+        if any(phase.written.get(place, 0) != 0 for place in reads):
+            return True  # others may still be making it
+        if any(phase.written.get(place, 0) not in (0, unit) for place in own):
+            return True  # made in other ranges than this operation takes
+        if any(place in phase.read for place in writes):
+            return True  # others may still be reading it
+        if replicable:
+            # They come first in a phase, and rows of one kind share one rule (all threads, or by rows).
+            return phase.has_main or phase.kind not in (None, writes[0].kind)
+        # Operations of one phase share their units, so one joins only if it follows the maker of its columns.
+        return phase.has_main and not any(phase.written.get(place, 0) == unit > 0 for place in own)

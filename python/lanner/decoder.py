@@ -1,0 +1,146 @@
+"""A loaded decoder: its configuration, program, cache and the arrays of a step."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from lanner import _core, models
+from lanner.builder import Builder
+from lanner.config import DecoderConfig, Metadata
+from lanner.program import Program
+from lanner.weights import Weights
+
+CHUNK_TOKENS = 512
+"""Tokens of the largest step: activations of this many rows stay in L2, weights are read once for all."""
+
+MAX_OUTPUTS = 64
+"""Rows of logits of a step: 64 rows of 262144 float32 are 64 MB, reserved but only touched when asked for."""
+
+MAX_SEQS = 1
+"""Sequences of a step."""
+
+KV_BYTES = {"f16": 2, "f32": 4}
+
+
+class Decoder:
+    """A model that can run steps. One thread at a time may call `run`.
+
+    Args:
+        gguf: the opened file; it may be closed once the decoder exists.
+        context: positions of a sequence, by default what the model was trained for.
+        n_threads: threads of a step.
+        kv_dtype: "f16" or "f32", the type of cached keys and values.
+        max_memory: bytes that weights, cache and activations may take together, or None.
+
+    Raises:
+        UnsupportedModelError: an architecture, format or option of the file that has no kernel here.
+        ModelFileError: a file that contradicts itself.
+        ValueError: a context beyond the model's, an unknown kv_dtype.
+        OutOfMemoryBudget: `max_memory` is too small; the message says which context would fit.
+    """
+
+    def __init__(
+        self,
+        gguf: _core.GgufFile,
+        *,
+        context: int | None = None,
+        n_threads: int = 1,
+        kv_dtype: str = "f16",
+        max_memory: int | None = None,
+    ) -> None:
+        meta = Metadata(gguf)
+        module = models.find(meta.architecture, gguf.path)
+        weights = Weights(gguf, n_threads)
+        self.config: DecoderConfig = module.config(meta, weights)
+        self.context = _checked_context(self.config, context)
+        self.n_threads = n_threads
+        self.kv_dtype = _checked_kv_dtype(kv_dtype)
+        self.n_pages = -(-self.context // _core.PAGE_POSITIONS)
+        self._check_memory(gguf, max_memory)
+        loaded = module.load(self.config, weights)
+        weights.finish()
+        self.n_params = weights.n_params
+        self.formats = weights.n_bytes_by_format
+        self._build(module, loaded)
+
+    def _build(self, module: object, loaded: object) -> None:
+        c = self.config
+        max_tokens = min(CHUNK_TOKENS, self.context)
+        self.cache = _core.KvCache(self.kv_dtype, c.n_layers, self.n_pages, c.n_kv_heads, c.head_dim)
+        builder = Builder(self.cache, c.n_heads, c.head_dim)
+        logits, sampled = module.build(builder, c, loaded)  # type: ignore[attr-defined]
+        max_outputs = min(MAX_OUTPUTS, max_tokens)
+        self.program = Program(builder, logits, sampled, self.n_threads, max_tokens, max_outputs)
+        self.step = _core.Step(max_tokens, MAX_SEQS, max_outputs, self.n_pages)
+
+    # --- steps ----------------------------------------------------------------------------------------------
+    def run(self) -> bool:
+        """Run the step that `self.step` describes; False where `cancel` stopped it between two layers."""
+        return self.program.core.run(self.step)
+
+    def cancel(self) -> None:
+        """From any thread: the running step, and later ones until `clear_cancel`, end between two layers."""
+        self.program.core.cancel()
+
+    def clear_cancel(self) -> None:
+        """Let steps run again."""
+        self.program.core.clear_cancel()
+
+    def logits(self, n_outputs: int) -> npt.NDArray[np.float32]:
+        """(R, vocab_size) float32 of the last step, a view that the next one overwrites."""
+        return self.program.logits(n_outputs)
+
+    def sampled(self, n_outputs: int) -> npt.NDArray[np.int32]:
+        """(R,) int32 ids that the last step chose, a view that the next one overwrites."""
+        return self.program.sampled(n_outputs)
+
+    # --- sizes ----------------------------------------------------------------------------------------------
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights, as packed."""
+        return sum({id(w): w.n_bytes for w in self._packed()}.values())
+
+    @property
+    def weight_bytes_per_token(self) -> int:
+        """Bytes of weights that one decode step reads: all but the embedding, of which it reads a row."""
+        head = {id(w): w.n_bytes for w in self._packed(skip="embed")}
+        return sum(head.values())
+
+    def _packed(self, skip: str = "") -> list[_core.Packed]:
+        return [
+            i.args["weight"]
+            for i in self.program.instructions
+            if i.op != skip and isinstance(i.args.get("weight"), _core.Packed)
+        ]
+
+    def _check_memory(self, gguf: _core.GgufFile, max_memory: int | None) -> None:
+        if max_memory is None:
+            return
+        c = self.config
+        position_bytes = 2 * c.n_layers * c.n_kv_heads * c.head_dim * KV_BYTES[self.kv_dtype]
+        row_bytes = 4 * (4 * c.hidden_size + 2 * c.intermediate_size)
+        fixed = gguf.n_bytes + CHUNK_TOKENS * row_bytes + MAX_OUTPUTS * c.vocab_size * 4
+        wanted = fixed + self.context * position_bytes
+        if wanted > max_memory:
+            fits = (max_memory - fixed) // position_bytes // _core.PAGE_POSITIONS * _core.PAGE_POSITIONS
+            hint = f"a context of {fits} would fit" if fits > 0 else "no context would fit"
+            raise _core.OutOfMemoryBudget(
+                f"load: a context of {self.context} needs {wanted} bytes, max_memory is {max_memory}; {hint}"
+            )
+
+
+def _checked_context(c: DecoderConfig, context: int | None) -> int:
+    if context is None:
+        return c.context_length
+    if isinstance(context, bool) or not isinstance(context, int):
+        raise TypeError(f"load: context is a {type(context).__name__}, wanted an int")
+    if not 1 <= context <= c.context_length:
+        raise ValueError(f"load: context is {context}, the model was trained for {c.context_length}")
+    return context
+
+
+def _checked_kv_dtype(kv_dtype: str) -> str:
+    if kv_dtype not in KV_BYTES:
+        raise ValueError(f"load: kv_dtype is {kv_dtype!r}, wanted one of {', '.join(KV_BYTES)}")
+    return kv_dtype

@@ -1,0 +1,117 @@
+"""Llama: RMS norms, rotary grouped-query attention, SwiGLU (Touvron et al., 2023). Also SmolLM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lanner import _core
+from lanner.builder import Builder, Rope, Value
+from lanner.config import DecoderConfig, Metadata
+from lanner.weights import Source, Weights
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Weights of one layer; fused ones are ranges of rows, each in the format of its tensor."""
+
+    attn_norm: npt.NDArray[np.float32]
+    qkv: _core.Packed
+    o: _core.Packed
+    ffn_norm: npt.NDArray[np.float32]
+    gate_up: _core.Packed
+    down: _core.Packed
+
+
+@dataclass(frozen=True)
+class LlamaWeights:
+    """All weights; `head` is `tok` itself where the embedding is tied."""
+
+    tok: _core.Packed
+    layers: list[Layer]
+    norm: npt.NDArray[np.float32]
+    head: _core.Packed
+
+
+def config(meta: Metadata, weights: Weights) -> DecoderConfig:
+    """The sizes of the model; what is not supported is refused by name."""
+    hidden_size = meta.positive("embedding_length")
+    n_heads = meta.positive("attention.head_count")
+    n_kv_heads = meta.positive("attention.head_count_kv", n_heads)
+    head_dim = meta.positive("attention.key_length", hidden_size // n_heads or 1)
+    if n_heads % n_kv_heads or head_dim % 2:
+        raise _core.ModelFileError(
+            f"{meta.source}: {n_heads} heads of {head_dim} over {n_kv_heads} KV heads do not divide"
+        )
+    for key, supported in (
+        ("attention.value_length", head_dim),
+        ("rope.dimension_count", head_dim),
+        ("rope.scaling.type", "none"),
+        ("rope.scale_linear", 1.0),
+        ("expert_count", 0),
+        ("attention.sliding_window", 0),
+    ):
+        meta.must_equal(key, supported)
+    return DecoderConfig(
+        architecture=meta.architecture,
+        vocab_size=meta.vocab_size(weights.shape("token_embd.weight")[0]),
+        hidden_size=hidden_size,
+        intermediate_size=meta.positive("feed_forward_length"),
+        n_layers=meta.positive("block_count"),
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        context_length=meta.positive("context_length"),
+        rms_norm_eps=meta.required("attention.layer_norm_rms_epsilon", float),
+        rope_theta=meta.default("rope.freq_base", 10000.0),
+        scale=head_dim**-0.5,
+    )
+
+
+def load(cfg: DecoderConfig, w: Weights) -> LlamaWeights:
+    """Takes every tensor of the file, by name and shape; the rows of Q and K are in rotary pairs."""
+    hidden, ffn, dim = cfg.hidden_size, cfg.intermediate_size, cfg.head_dim
+    q_rows, kv_rows = cfg.n_heads * dim, cfg.n_kv_heads * dim
+
+    def layer(i: int) -> Layer:
+        def at(name: str, *shape: int, interleaved: int = 0) -> Source:
+            return Source(f"blk.{i}.{name}.weight", shape, interleaved)
+
+        return Layer(
+            attn_norm=w.vector(at("attn_norm", hidden)),
+            qkv=w.packed(
+                at("attn_q", q_rows, hidden, interleaved=dim),
+                at("attn_k", kv_rows, hidden, interleaved=dim),
+                at("attn_v", kv_rows, hidden),
+            ),
+            o=w.packed(at("attn_output", hidden, q_rows)),
+            ffn_norm=w.vector(at("ffn_norm", hidden)),
+            gate_up=w.packed(at("ffn_gate", ffn, hidden), at("ffn_up", ffn, hidden)),
+            down=w.packed(at("ffn_down", hidden, ffn)),
+        )
+
+    tok = w.packed(Source("token_embd.weight", (cfg.vocab_size, hidden)))
+    head = w.packed(Source("output.weight", (cfg.vocab_size, hidden))) if w.has("output.weight") else tok
+    return LlamaWeights(
+        tok, [layer(i) for i in range(cfg.n_layers)], w.vector(Source("output_norm.weight", (hidden,))), head
+    )
+
+
+def build(b: Builder, cfg: DecoderConfig, w: LlamaWeights) -> tuple[Value, Value]:
+    """Emits the program; returns the logits (R, vocab_size) and the sampled ids (R, 1)."""
+    eps = cfg.rms_norm_eps
+    rope = Rope(cfg.rope_theta ** (-np.arange(0, cfg.head_dim, 2, dtype=np.float64) / cfg.head_dim))
+    x = b.embed(w.tok)
+    for i, layer in enumerate(w.layers):
+        b.scope = f"L{i:02d}."
+        h = b.rms_norm(x, layer.attn_norm, eps, "attn.norm")
+        q = b.rope_append(b.linear(h, layer.qkv, "attn.qkv", by_heads=True), i, rope, "attn.rope")
+        x = b.linear(b.attention(q, i, cfg.scale, "attn"), layer.o, "attn.o", add_to=x)
+        h = b.rms_norm(x, layer.ffn_norm, eps, "ffn.norm")
+        x = b.linear(b.gate_up(h, layer.gate_up, "ffn.gate_up"), layer.down, "ffn.down", add_to=x)
+    b.scope = ""
+    x = b.rms_norm(b.gather_rows(x, "last"), w.norm, eps, "norm")
+    logits = b.linear(x, w.head, "head")
+    return logits, b.sample(logits)

@@ -1,0 +1,111 @@
+"""Weights of a model: checked against the shapes that the architecture gives, packed, accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lanner import _core
+
+PACKABLE = frozenset({"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"})
+"""Formats that have a packed layout (csrc/ops/packed.h)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor of the file: its name and the shape that the configuration demands.
+
+    `interleaved` is the head_dim of a tensor whose rotary pairs are neighbouring rows; packing puts them into
+    half-split order. 0 for all others.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    interleaved: int = 0
+
+
+class Weights:
+    """Takes tensors out of a GGUF file; every tensor must be taken exactly once, `finish` says what was not.
+
+    Args:
+        gguf: the mapped file. Its pages are given back as its tensors are packed.
+        n_threads: threads that pack.
+    """
+
+    def __init__(self, gguf: _core.GgufFile, n_threads: int) -> None:
+        self.gguf = gguf
+        self.n_threads = n_threads
+        self.n_bytes_by_format: dict[str, int] = {}
+        self.n_params = 0
+        self._tensors = gguf.tensors()
+        self._taken: set[str] = set()
+
+    def has(self, name: str) -> bool:
+        """Whether the file has a tensor of this name."""
+        return name in self._tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor that must exist, slowest dimension first."""
+        return self._tensor(name).shape
+
+    def packed(self, *sources: Source) -> _core.Packed:
+        """The fused weight of several (N, K) tensors, in their order."""
+        parts = []
+        for source in sources:
+            info = self._check(source)
+            if info.format not in PACKABLE:
+                raise _core.UnsupportedModelError(
+                    f"{self.gguf.path}: tensor {source.name!r} is {info.format}, which has no kernel here; "
+                    f"supported are {', '.join(sorted(PACKABLE))}"
+                )
+            n, k = source.shape
+            parts.append((self.gguf.tensor_data(source.name), info.format, n, k, source.interleaved))
+        try:
+            return _core.Packed(parts, n_threads=self.n_threads, gguf=self.gguf)
+        except (_core.ModelFileError, ValueError) as error:
+            names = ", ".join(repr(source.name) for source in sources)
+            raise _core.ModelFileError(f"{self.gguf.path}: tensor {names}: {error}") from error
+
+    def vector(self, source: Source) -> npt.NDArray[np.float32]:
+        """A float32 vector, such as the weight of a norm; finite."""
+        info = self._check(source)
+        if info.format != "f32":
+            raise _core.UnsupportedModelError(
+                f"{self.gguf.path}: tensor {source.name!r} is {info.format}, wanted f32"
+            )
+        values: npt.NDArray[np.float32] = self.gguf.tensor_data(source.name).view(np.float32).copy()
+        if not np.isfinite(values).all():
+            raise _core.ModelFileError(
+                f"{self.gguf.path}: tensor {source.name!r} holds an infinite or NaN value"
+            )
+        return values
+
+    def finish(self, ignored: Iterable[str] = ()) -> None:
+        """Refuse a file with tensors that the architecture did not ask for: their effect would be missing."""
+        left = sorted(set(self._tensors) - self._taken - set(ignored))
+        if left:
+            raise _core.UnsupportedModelError(
+                f"{self.gguf.path}: {len(left)} tensors that this architecture does not use, "
+                f"such as {', '.join(map(repr, left[:3]))}"
+            )
+
+    def _tensor(self, name: str) -> _core.TensorInfo:
+        if name not in self._tensors:
+            raise _core.ModelFileError(f"{self.gguf.path}: tensor {name!r} is missing")
+        return self._tensors[name]
+
+    def _check(self, source: Source) -> _core.TensorInfo:
+        info = self._tensor(source.name)
+        if info.shape != source.shape:
+            raise _core.ModelFileError(
+                f"{self.gguf.path}: tensor {source.name!r} has shape {info.shape}, "
+                f"the configuration wants {source.shape}"
+            )
+        if source.name not in self._taken:
+            self._taken.add(source.name)
+            self.n_params += int(np.prod(info.shape))
+            self.n_bytes_by_format[info.format] = self.n_bytes_by_format.get(info.format, 0) + info.n_bytes
+        return info
