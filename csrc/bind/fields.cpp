@@ -28,7 +28,8 @@ void Fields::finish() const {
 }
 
 void Fields::locate(const char* name, const py::object& value, const std::string& dtype, size_t item_bytes,
-                    std::byte*& base, int32_t& cols, RowKind& kind, size_t& first_copy, size_t& copy_bytes) {
+                    bool is_written, std::byte*& base, int32_t& cols, RowKind& kind, size_t& first_copy,
+                    size_t& copy_bytes) {
   if (py::isinstance<Slot>(value)) {
     const auto& slot = value.cast<const Slot&>();
     check(arena_ != nullptr, op_, ": ", name, " is a slot of a program, wanted an array");
@@ -48,7 +49,8 @@ void Fields::locate(const char* name, const py::object& value, const std::string
   check(a.shape(0) >= rows, op_, ": ", name, " has ", a.shape(0), " rows, the step has ", rows);
   check(a.shape(1) * static_cast<py::ssize_t>(item_bytes) < (py::ssize_t{1} << 31), op_, ": ", name,
         " has too many columns");
-  base = static_cast<std::byte*>(a.mutable_data());
+  check(!is_written || a.writeable(), op_, ": ", name, " is read-only, wanted an array to write to");
+  base = static_cast<std::byte*>(const_cast<void*>(a.data()));
   cols = static_cast<int32_t>(a.shape(1));
   kind = buffer.kind;
 }
@@ -61,33 +63,34 @@ LinearInput linear_input(Fields& f) {
 
 }  // namespace
 
-void fill(Fields& f, EmbedArgs& a) { a = {f.weight("weight"), f.rows<float>("out")}; }
-void fill(Fields& f, GatherRowsArgs& a) { a = {f.rows<float>("x"), f.rows<float>("out")}; }
+void fill(Fields& f, EmbedArgs& a) { a = {f.weight("weight"), f.written<float>("out")}; }
+void fill(Fields& f, GatherRowsArgs& a) { a = {f.rows<float>("x"), f.written<float>("out")}; }
 void fill(Fields& f, RmsNormArgs& a) {
-  a = {f.rows<float>("x"), f.vector<float>("weight"), f.rows<float>("out"), f.number<float>("eps")};
+  a = {f.rows<float>("x"), f.vector<float>("weight"), f.written<float>("out"), f.number<float>("eps")};
 }
 void fill(Fields& f, QuantizeRowsArgs& a) {
-  a = {f.rows<float>("x"), f.optional_rows<uint8_t>("int8"), f.optional_rows<uint8_t>("int16")};
+  a = {f.rows<float>("x"), f.optional_rows<uint8_t>("int8", true), f.optional_rows<uint8_t>("int16", true)};
 }
 void fill(Fields& f, QuantizeColsArgs& a) { fill(f, static_cast<QuantizeRowsArgs&>(a)); }
 void fill(Fields& f, LinearArgs& a) {
-  a = {f.weight("weight"), linear_input(f), f.rows<float>("out"), f.number<bool>("add", false),
+  a = {f.weight("weight"), linear_input(f), f.written<float>("out"), f.number<bool>("add", false),
        f.number<int32_t>("unit_rows", kPanelRows)};
 }
 void fill(Fields& f, GateUpArgs& a) {
-  a = {f.weight("weight"), linear_input(f), f.rows<float>("out"), f.number<int32_t>("unit_rows", kPanelRows)};
+  a = {f.weight("weight"), linear_input(f), f.written<float>("out"),
+       f.number<int32_t>("unit_rows", kPanelRows)};
 }
-void fill(Fields& f, RopeTableArgs& a) { a = {f.vector<double>("inv_freq"), f.rows<float>("out")}; }
+void fill(Fields& f, RopeTableArgs& a) { a = {f.vector<double>("inv_freq"), f.written<float>("out")}; }
 void fill(Fields& f, RopeAppendArgs& a) {
-  a = {f.rows<float>("qkv"), f.rows<float>("table"), f.cache("cache"), f.number<int32_t>("layer"),
+  a = {f.written<float>("qkv"), f.rows<float>("table"), f.cache("cache"), f.number<int32_t>("layer"),
        f.number<int32_t>("n_heads")};
 }
 void fill(Fields& f, AttentionArgs& a) {
-  a = {f.rows<float>("q"),           f.rows<float>("out"),     f.cache("cache"), f.number<int32_t>("layer"),
+  a = {f.rows<float>("q"),           f.written<float>("out"),  f.cache("cache"), f.number<int32_t>("layer"),
        f.number<int32_t>("n_heads"), f.number<float>("scale"), f.plan()};
 }
 void fill(Fields& f, SampleArgs& a) {
-  a = {f.rows<float>("logits"), f.rows<uint64_t>("keys"), f.rows<int32_t>("out")};
+  a = {f.rows<float>("logits"), f.written<uint64_t>("keys"), f.written<int32_t>("out")};
 }
 
 }  // namespace lanner

@@ -32,14 +32,20 @@ class Fields {
   Fields(const char* op, pybind11::dict values, std::byte* arena, const Step* step, AttentionPlan* plan)
       : op_(op), values_(std::move(values)), arena_(arena), step_(step), plan_(plan) {}
 
+  // A value that the operation reads.
   template <class T>
   Rows<T> rows(const char* name) {
-    return rows<T>(name, take(name));
+    return rows<T>(name, take(name), false);
+  }
+  // A value that it writes: an array must be writeable.
+  template <class T>
+  Rows<T> written(const char* name) {
+    return rows<T>(name, take(name), true);
   }
   template <class T>
-  Rows<T> optional_rows(const char* name) {
+  Rows<T> optional_rows(const char* name, bool is_written = false) {
     pybind11::object value = find(name);
-    return value.is_none() ? Rows<T>{} : rows<T>(name, value);
+    return value.is_none() ? Rows<T>{} : rows<T>(name, value, is_written);
   }
   template <class T>
   Vector<T> vector(const char* name);
@@ -73,14 +79,15 @@ class Fields {
     }
   }
   template <class T>
-  Rows<T> rows(const char* name, const pybind11::object& value) {
+  Rows<T> rows(const char* name, const pybind11::object& value, bool is_written) {
     Rows<T> out;
-    locate(name, value, pybind11::str(pybind11::dtype::of<T>()).cast<std::string>(), sizeof(T), out.base,
-           out.cols, out.kind, out.first_copy, out.copy_bytes);
+    locate(name, value, pybind11::str(pybind11::dtype::of<T>()).cast<std::string>(), sizeof(T), is_written,
+           out.base, out.cols, out.kind, out.first_copy, out.copy_bytes);
     return out;
   }
   void locate(const char* name, const pybind11::object& value, const std::string& dtype, size_t item_bytes,
-              std::byte*& base, int32_t& cols, RowKind& kind, size_t& first_copy, size_t& copy_bytes);
+              bool is_written, std::byte*& base, int32_t& cols, RowKind& kind, size_t& first_copy,
+              size_t& copy_bytes);
   static std::string type_name(const pybind11::object& value);
 
   const char* op_;

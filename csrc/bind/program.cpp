@@ -4,6 +4,7 @@
 #include "bind/fields.h"
 #include "bind/step.h"
 #include "cpu/backend.h"
+#include "ops/step_check.h"
 
 namespace py = pybind11;
 
@@ -38,6 +39,10 @@ void run_alone(const StepBuffers& buffers, const py::kwargs& values) {
   Fields fields(OpTraits<Args>::kName, values, nullptr, &step, &plan);
   const Args args = read_args<Args>(fields);
   check(args);
+  const char* op = OpTraits<Args>::kName;
+  if constexpr (std::is_same_v<Args, EmbedArgs>) check_token_ids(op, step, args.weight->n);
+  if constexpr (std::is_same_v<Args, GatherRowsArgs>) check_output_rows(op, step);
+  if constexpr (requires { args.cache; }) check_sequences(op, step, args.cache->n_pages);
   py::gil_scoped_release unlocked;
   if constexpr (std::is_same_v<Args, AttentionArgs>) prepare(plan, args, step);
   Memory scratch(kScratchBytes);

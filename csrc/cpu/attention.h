@@ -99,13 +99,27 @@ void score_block(const Strip& s, const std::byte* keys, int block) {
   });
 }
 
+// Positions of a page, n_positions from `start`, into the sums of all rows. What a row may not see it does
+// not touch, not even with a weight of zero: it may be infinite.
 template <Format format>
-void mix_page(const Strip& s, const std::byte* values, int first, int n_positions) {
-  for (int d = 0; d < s.value_dim; d += 16)
-    for_row_groups(s.n_rows, [&](auto n, int r) LANNER_INLINE_LAMBDA {
-      mix_rows<format, n>(s.p + r * kTilePositions + first, values + d * info(format).bytes, n_positions,
-                          s.value_dim, s.chunk_out + r * s.value_dim + d);
-    });
+void mix_page(const Strip& s, const std::byte* values, int start, int n_positions) {
+  const size_t row_bytes = s.value_dim * info(format).bytes;
+  const float* p = s.p + start % kTilePositions;
+  auto n_seen = [&](int row) {
+    const int n = s.limits[row] - start;
+    return n < 0 ? 0 : n < n_positions ? n : n_positions;
+  };
+  for_row_groups(s.n_rows, [&](auto n, int r) LANNER_INLINE_LAMBDA {
+    const int common = n_seen(r);  // limits ascend
+    const bool even = n_seen(r + n - 1) == common;
+    for (int d = 0; d < s.value_dim; d += 16) {
+      const std::byte* v = values + d * info(format).bytes;
+      mix_rows<format, n>(p + r * kTilePositions, v, common, s.value_dim, s.chunk_out + r * s.value_dim + d);
+      for (int i = r + 1; !even && i < r + n; ++i)
+        mix_rows<format, 1>(p + i * kTilePositions + common, v + common * row_bytes, n_seen(i) - common,
+                            s.value_dim, s.chunk_out + i * s.value_dim + d);
+    }
+  });
 }
 
 // --- softmax -------------------------------------------------------------------------------------------
@@ -180,9 +194,10 @@ void attend_tile(const Strip& s, const AttentionArgs& a, const int* pages, int k
     const int n_here = n - first < kPagePositions ? n - first : kPagePositions;
     const std::byte* v = c.value(a.layer, pages[(tile_start + first) / kPagePositions], kv_head);
     if (convert)
-      mix_page<Format::F32>(s, as_floats<format>(v, n_here * s.value_dim, s.values), first, n_here);
+      mix_page<Format::F32>(s, as_floats<format>(v, n_here * s.value_dim, s.values), tile_start + first,
+                            n_here);
     else
-      mix_page<format>(s, v, first, n_here);
+      mix_page<format>(s, v, tile_start + first, n_here);
   }
 }
 

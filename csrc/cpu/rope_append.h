@@ -37,7 +37,7 @@ inline void scatter(const std::byte* from, int dim, int position, std::byte* pag
 }
 
 inline void append_key(const KvCache& c, const float* key, int position, std::byte* page) {
-  alignas(64) std::byte element[4 * 512];
+  alignas(64) std::byte element[sizeof(float) * kMaxHeadDim];
   to_cache(key, c.value_dim, c.format, element);
   if (c.format == Format::F16)
     scatter<2>(element, c.head_dim, position, page);
@@ -48,7 +48,7 @@ inline void append_key(const KvCache& c, const float* key, int position, std::by
 void rope_append(const RopeAppendArgs& a, const Step& step, const Worker& worker, int begin, int end) {
   const KvCache& c = *a.cache;
   const int dim = c.head_dim, row_bytes = c.value_dim * static_cast<int>(info(c.format).bytes);
-  alignas(64) float head[512] = {};  // kMaxHeadDim; lanes past head_dim stay zero
+  alignas(64) float head[kMaxHeadDim] = {};  // lanes past head_dim stay zero
   for (int t = 0; t < step.n_tokens; ++t) {
     const int page =
         step.block_tables[step.token_seqs[t] * step.max_pages + step.positions[t] / kPagePositions];

@@ -59,11 +59,14 @@ struct BlockCodes {
   float scale;
 };
 
+// A block of subnormal scale counts as zero. Infinity and NaN make the scale infinite and NaN, so that they
+// reach the sum as what they are.
 inline BlockCodes quantize_block(const float* x, float limit) {
   const F32 lo = load(x), hi = load(x + 16);
-  const float largest = hmax(max(abs(lo), abs(hi)));
-  const float inverse = largest > 0 ? limit / largest : 0.0f;
-  return {round_i32(lo * set1(inverse)), round_i32(hi * set1(inverse)), largest / limit};
+  const float largest = largest_magnitude(lo, hi), scale = largest / limit;
+  if (scale < __FLT_MIN__) return {zero_i32(), zero_i32(), 0.0f};
+  const F32 inverse = set1(limit / largest);
+  return {round_i32(lo * inverse), round_i32(hi * inverse), scale};
 }
 
 // Columns 32 * first to 32 * last of one row (layout in ops/quantize_rows.h).

@@ -11,7 +11,7 @@ namespace lanner::LANNER_ISA_NS {
 namespace {
 
 inline int argmax(const float* x, int n) {
-  F32 best = set1(x[0]);
+  F32 best = set1(-__builtin_inff());
   int i = 0;
   for (; i + 16 <= n; i += 16) best = max(load(x + i), best);
   float highest = hmax(best);
@@ -21,9 +21,10 @@ inline int argmax(const float* x, int n) {
   return 0;  // all NaN
 }
 
-// Larger keys are larger logits; of equal ones the lower id. Floats compare as integers once negative ones
-// are complemented.
+// NaN counts as a forbidden id, like -inf. Larger keys are larger logits; of equal ones the lower id. Floats
+// compare as integers once negative ones are complemented.
 inline uint64_t key_of(float x, int id) {
+  if (x != x) x = -__builtin_inff();
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
   bits = bits >> 31 ? ~bits : bits | 0x80000000u;
@@ -78,9 +79,12 @@ struct Draw {
   int n;
   float highest, inverse_temperature;
 
-  float weight(int id) const { return exp1((logits[id] - highest) * inverse_temperature); }
+  float weight(int id) const {
+    const float w = exp1((logits[id] - highest) * inverse_temperature);
+    return w > 0 ? w : 0;
+  }
   F32 weights(int i) const {  // 16 from i; those past the end are zero
-    if (i + 16 <= n) return exp((load(logits + i) - set1(highest)) * set1(inverse_temperature));
+    if (i + 16 <= n) return max(exp((load(logits + i) - set1(highest)) * set1(inverse_temperature)), zero());
     float padded[16] = {};
     for (int k = 0; i + k < n; ++k) padded[k] = weight(i + k);
     return load(padded);
@@ -161,8 +165,9 @@ void sample(const SampleArgs& a, const Step& step, const Worker& worker, int beg
     const float* how = step.sampling + static_cast<int64_t>(r) * kSamplingCols;
     const float temperature = how[0], top_k = how[1], top_p = how[2], min_p = how[3], uniform = how[4];
     int id = argmax(logits, a.logits.cols);
-    if (temperature > 0) {
-      const Draw d{logits, a.logits.cols, logits[id], 1.0f / temperature};
+    const float inverse = 1.0f / temperature;
+    if (temperature > 0 && inverse <= __FLT_MAX__) {  // a denormal temperature is greedy
+      const Draw d{logits, a.logits.cols, logits[id], inverse};
       id = top_k > 0 || top_p < 1
                ? draw_from_top(d, a.keys.row(worker, r), static_cast<int>(top_k), top_p, min_p, uniform)
                : draw_from_all(d, min_p, uniform);

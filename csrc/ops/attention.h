@@ -17,7 +17,6 @@ namespace lanner {
 inline constexpr int kTilePositions = 64;    // four vectors of scores, and a 64 x 64 float K tile fits in L1
 inline constexpr int kChunkPositions = 256;  // the unit that threads share when there is one query
 inline constexpr int kStripRows = 48;        // 8 x 6 rows of queries reuse a converted K and V tile
-inline constexpr int kMaxHeadDim = 512;      // strip, tiles and sums of this size fill half the scratch
 
 // One piece of work: a strip of query tokens of one sequence and KV head, over all its chunks or one.
 struct AttentionUnit {
@@ -59,7 +58,9 @@ inline void check(const AttentionArgs& a) {
         ", wanted a multiple of n_kv_heads, ", c.n_kv_heads);
   check(a.n_heads / c.n_kv_heads <= kStripRows, "attention: ", a.n_heads, " heads over ", c.n_kv_heads,
         " KV heads, wanted at most ", kStripRows, " each");
-  check(c.head_dim <= kMaxHeadDim, "attention: head_dim is ", c.head_dim, ", wanted at most ", kMaxHeadDim);
+  check_head_dim("attention", c);
+  check_kind("attention", "q", a.q, RowKind::kTokens);
+  check_kind("attention", "out", a.out, RowKind::kTokens);
   check(a.q.cols >= a.n_heads * c.head_dim, "attention: q has ", a.q.cols, " columns, wanted at least ",
         a.n_heads * c.head_dim);
   check_cols("attention", "out", a.out, int64_t{a.n_heads} * c.head_dim);

@@ -10,7 +10,10 @@ struct EmbedArgs {
   Rows<float> out;             // (T, K)
 };
 
-inline void check(const EmbedArgs& a) { check_cols("embed", "out", a.out, a.weight->k); }
+inline void check(const EmbedArgs& a) {
+  check_kind("embed", "out", a.out, RowKind::kTokens);
+  check_cols("embed", "out", a.out, a.weight->k);
+}
 inline int units(const EmbedArgs&, const Step& step) { return step.n_tokens; }
 inline Cost cost(const EmbedArgs& a, const Step& step) {
   const double row = static_cast<double>(a.weight->n_bytes) / a.weight->n;

@@ -13,14 +13,19 @@ struct GateUpArgs {
 };
 
 inline void check(const GateUpArgs& a) {
-  check_input("gate_up", a.in, *a.weight);
-  check_cols("gate_up", "out", a.out, a.weight->n / 2);
-  // The two halves are walked side by side, panel by panel.
-  int32_t half_panels = 0;
-  for (const Segment& s : a.weight->segments)
-    if (s.first_row < a.weight->n / 2) half_panels += s.n_panels;
-  check(a.weight->n % 2 == 0 && 2 * half_panels == a.weight->n_panels, "gate_up: the weight has ",
-        a.weight->n, " rows in ", a.weight->n_panels, " panels, wanted two halves of equal panels");
+  const PackedWeight& w = *a.weight;
+  check_input("gate_up", a.in, w, a.out);
+  check_cols("gate_up", "out", a.out, w.n / 2);
+  // The two halves are walked side by side: panel p of the one stands for the same rows as panel p of the
+  // other.
+  const int32_t half = w.n_panels / 2;
+  bool even = w.n % 2 == 0 && w.n_panels % 2 == 0;
+  for (int32_t p = 0; even && p < half; ++p) {
+    const Panel gate = panel_of(w, p), up = panel_of(w, half + p);
+    even = up.first_row - gate.first_row == w.n / 2 && up.n_rows == gate.n_rows;
+  }
+  check(even, "gate_up: the weight has ", w.n, " rows in ", w.n_panels,
+        " panels, wanted two halves of equal panels");
   check(a.unit_rows > 0 && a.unit_rows % kPanelRows == 0, "gate_up: unit_rows is ", a.unit_rows,
         ", wanted a positive multiple of ", kPanelRows);
 }

@@ -15,6 +15,7 @@ namespace lanner {
 
 inline constexpr int kPagePositions = 32;
 inline constexpr int kLanes = 16;
+inline constexpr int kMaxHeadDim = 512;  // an attention strip of this width fills half of a thread's scratch
 
 struct KvCache {
   Format format;  // F16 or F32
@@ -48,5 +49,9 @@ struct KvCache {
     return key(layer, page, 0) + n_kv_heads * key_bytes + head * value_bytes;
   }
 };
+
+inline void check_head_dim(const char* op, const KvCache& c) {
+  check(c.head_dim <= kMaxHeadDim, op, ": head_dim is ", c.head_dim, ", wanted at most ", kMaxHeadDim);
+}
 
 }  // namespace lanner

@@ -29,7 +29,11 @@ inline RowKind kind_of(const LinearInput& in) {
   return in.x ? in.x.kind : in.int8 ? in.int8.kind : in.int16.kind;
 }
 
-inline void check_input(const char* op, const LinearInput& in, const PackedWeight& w) {
+inline void check_input(const char* op, const LinearInput& in, const PackedWeight& w,
+                        const Rows<float>& out) {
+  check_kind(op, "int8", in.int8, kind_of(in));
+  check_kind(op, "int16", in.int16, kind_of(in));
+  check_kind(op, "out", out, kind_of(in));
   for (const Segment& s : w.segments) {
     const InputKind kind = input_of(s.format);
     const bool given = kind == InputKind::kFloat  ? bool(in.x)
@@ -61,7 +65,7 @@ inline Cost cost_of_weight(const PackedWeight& w, double n_rows) {
 }
 
 inline void check(const LinearArgs& a) {
-  check_input("linear", a.in, *a.weight);
+  check_input("linear", a.in, *a.weight, a.out);
   check_cols("linear", "out", a.out, a.weight->n);
   count_units("linear", *a.weight, a.unit_rows);
 }

@@ -18,9 +18,13 @@ void check_cols(const char* op, const char* name, const Rows<T>& rows, int64_t w
   check(rows.cols == wanted, op, ": ", name, " has ", rows.cols, " columns, wanted ", wanted);
 }
 
+constexpr const char* kind_name(RowKind kind) { return kind == RowKind::kTokens ? "tokens" : "outputs"; }
+
+// An output with a row per wanted logit has no room for a row per token.
 template <class T>
-void check_size(const char* op, const char* name, const Vector<T>& v, int64_t wanted, const char* why) {
-  check(v.size == wanted, op, ": ", name, " has ", v.size, " elements, ", why, " ", wanted);
+void check_kind(const char* op, const char* name, const Rows<T>& rows, RowKind wanted) {
+  check(!rows || rows.kind == wanted, op, ": ", name, " has rows of ", kind_name(rows.kind), ", wanted ",
+        kind_name(wanted));
 }
 
 }  // namespace lanner

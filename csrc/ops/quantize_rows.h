@@ -21,6 +21,8 @@ constexpr int64_t int16_row_bytes(int64_t k) { return k / kBlock * 68; }
 inline void check_quantize(const char* op, const QuantizeRowsArgs& a) {
   check(a.x.cols % kBlock == 0, op, ": x has ", a.x.cols, " columns, wanted a multiple of ", kBlock);
   check(a.int8 || a.int16, op, ": wants int8 or int16 codes, neither was given");
+  check_kind(op, "int8", a.int8, a.x.kind);
+  check_kind(op, "int16", a.int16, a.x.kind);
   if (a.int8) check_cols(op, "int8", a.int8, int8_row_bytes(a.x.cols));
   if (a.int16) check_cols(op, "int16", a.int16, int16_row_bytes(a.x.cols));
 }

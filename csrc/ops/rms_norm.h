@@ -15,6 +15,7 @@ struct RmsNormArgs {
 inline void check(const RmsNormArgs& a) {
   check(a.weight.size == a.x.cols, "rms_norm: weight has ", a.weight.size, " elements, x has ", a.x.cols,
         " columns");
+  check_kind("rms_norm", "out", a.out, a.x.kind);
   check_cols("rms_norm", "out", a.out, a.x.cols);
   check(a.eps >= 0, "rms_norm: eps is ", a.eps, ", wanted a number that is not negative");
 }

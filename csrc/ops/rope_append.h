@@ -17,6 +17,9 @@ struct RopeAppendArgs {
 
 inline void check(const RopeAppendArgs& a) {
   const KvCache& c = *a.cache;
+  check_head_dim("rope_append", c);
+  check_kind("rope_append", "qkv", a.qkv, RowKind::kTokens);
+  check_kind("rope_append", "table", a.table, RowKind::kTokens);
   check(c.head_dim % 2 == 0, "rope_append: head_dim is ", c.head_dim, ", wanted an even number");
   check(a.layer >= 0 && a.layer < c.n_layers, "rope_append: layer is ", a.layer, ", the cache has ",
         c.n_layers);

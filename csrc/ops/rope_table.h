@@ -10,7 +10,10 @@ struct RopeTableArgs {
   Rows<float> out;          // (T, D)
 };
 
-inline void check(const RopeTableArgs& a) { check_cols("rope_table", "out", a.out, 2 * a.inv_freq.size); }
+inline void check(const RopeTableArgs& a) {
+  check_kind("rope_table", "out", a.out, RowKind::kTokens);
+  check_cols("rope_table", "out", a.out, 2 * a.inv_freq.size);
+}
 inline int units(const RopeTableArgs&, const Step& step) { return step.n_tokens; }
 inline Cost cost(const RopeTableArgs& a, const Step& step) { return {4.0 * step.n_tokens * a.out.cols, 0}; }
 

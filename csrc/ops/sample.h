@@ -17,6 +17,9 @@ struct SampleArgs {
 
 inline void check(const SampleArgs& a) {
   check(a.logits.cols > 0, "sample: logits has no columns");
+  check_kind("sample", "logits", a.logits, RowKind::kOutputs);
+  check_kind("sample", "keys", a.keys, RowKind::kOutputs);
+  check_kind("sample", "out", a.out, RowKind::kOutputs);
   check_cols("sample", "keys", a.keys, a.logits.cols);
   check_cols("sample", "out", a.out, 1);
 }

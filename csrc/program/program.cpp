@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/backend.h"
+#include "ops/step_check.h"
 
 namespace lanner {
 
@@ -89,33 +90,14 @@ void Program::push(Instruction i) {
 }
 
 void Program::check_step(const Step& s) const {
-  check(s.n_tokens >= 1 && s.n_tokens <= limits_.max_tokens, "Program.run: n_tokens is ", s.n_tokens,
+  const char* op = "Program.run";
+  check(s.n_tokens >= 1 && s.n_tokens <= limits_.max_tokens, op, ": n_tokens is ", s.n_tokens,
         ", wanted 1 to ", limits_.max_tokens);
-  check(s.n_outputs >= 0 && s.n_outputs <= limits_.max_outputs, "Program.run: n_outputs is ", s.n_outputs,
+  check(s.n_outputs >= 0 && s.n_outputs <= limits_.max_outputs, op, ": n_outputs is ", s.n_outputs,
         ", wanted 0 to ", limits_.max_outputs);
-  check(s.seq_starts[0] == 0 && s.seq_starts[s.n_seqs] == s.n_tokens, "Program.run: seq_starts spans ",
-        s.seq_starts[0], " to ", s.seq_starts[s.n_seqs], ", n_tokens is ", s.n_tokens);
-  for (int32_t q = 0; q < s.n_seqs; ++q) {
-    const int32_t first = s.seq_starts[q], end = s.seq_starts[q + 1];
-    check(first < end, "Program.run: sequence ", q, " has no tokens in this step");
-    check(s.kv_lens[q] >= end - first && s.kv_lens[q] <= s.max_pages * kPagePositions,
-          "Program.run: sequence ", q, " has a kv_len of ", s.kv_lens[q], ", its table holds ",
-          s.max_pages * kPagePositions);
-    for (int32_t t = first; t < end; ++t) {
-      check(s.token_seqs[t] == q && s.positions[t] == s.kv_lens[q] - (end - t), "Program.run: token ", t,
-            " has position ", s.positions[t], ", wanted the next of sequence ", q);
-      check(limits_.vocab_size == 0 || (s.token_ids[t] >= 0 && s.token_ids[t] < limits_.vocab_size),
-            "Program.run: token id ", s.token_ids[t], " is outside the vocabulary of ", limits_.vocab_size);
-    }
-    for (int32_t p = 0; limits_.n_pages && p * kPagePositions < s.kv_lens[q]; ++p) {
-      const int32_t page = s.block_tables[q * s.max_pages + p];
-      check(page >= 0 && page < limits_.n_pages, "Program.run: page ", page, " of sequence ", q,
-            " is outside the cache of ", limits_.n_pages);
-    }
-  }
-  for (int32_t r = 0; r < s.n_outputs; ++r)
-    check(s.output_rows[r] >= 0 && s.output_rows[r] < s.n_tokens, "Program.run: output row ",
-          s.output_rows[r], " is outside the ", s.n_tokens, " tokens of the step");
+  if (limits_.vocab_size) check_token_ids(op, s, limits_.vocab_size);
+  check_output_rows(op, s);
+  if (limits_.n_pages) check_sequences(op, s, limits_.n_pages);
 }
 
 bool Program::run(const Step& step) {

@@ -8,12 +8,13 @@ namespace {
 
 // exp(x) = 2^n exp(r), n = round(x log2 e), |r| <= ln(2)/2, with ln 2 in two parts so that r is exact to the
 // last bit (Cody and Waite). The Taylor polynomial of degree 7 is off by (ln(2)/2)^8 / 8! = 5e-9, a twelfth
-// of half an ulp. Below -87 the result is that of -87, 1.6e-38; above 88 that of 88. NaN stays NaN.
+// of half an ulp. Below -87, where the result would leave the normal numbers, it is 0; above 88 it is
+// exp(88). NaN stays NaN.
 inline F32 exp(F32 x) {
-  x = min(set1(88.0f), max(set1(-87.0f), x));  // max and min return their second argument on NaN
-  const I32 n = round_i32(x * set1(1.44269504f));
+  const F32 bounded = min(set1(88.0f), max(set1(-87.0f), x));  // the second argument where it is NaN
+  const I32 n = round_i32(bounded * set1(1.44269504f));
   const F32 whole = to_f32(n);
-  F32 r = fma(whole, set1(-0.693359375f), x);
+  F32 r = fma(whole, set1(-0.693359375f), bounded);
   r = fma(whole, set1(2.12194440e-4f), r);
   F32 p = set1(1.0f / 5040);
   p = fma(p, r, set1(1.0f / 720));
@@ -23,7 +24,7 @@ inline F32 exp(F32 x) {
   p = fma(p, r, set1(0.5f));
   p = fma(p, r, set1(1.0f));
   p = fma(p, r, set1(1.0f));
-  return scale_by_pow2(p, n);
+  return zero_below(scale_by_pow2(p, n), x, -87.0f);
 }
 
 inline float exp1(float x) {

@@ -52,6 +52,16 @@ inline float hmax(F32 a) {
   return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
 }
 
+// Largest magnitude of the 32 lanes of a and b, NaN above all: as integers, bits without a sign order so.
+inline float largest_magnitude(F32 a, F32 b) {
+  const F32 x = abs(a), y = abs(b);
+  const __m256i m8 = _mm256_max_epi32(_mm256_max_epi32(_mm256_castps_si256(x.lo), _mm256_castps_si256(x.hi)),
+                                      _mm256_max_epi32(_mm256_castps_si256(y.lo), _mm256_castps_si256(y.hi)));
+  const __m128i m4 = _mm_max_epi32(_mm256_castsi256_si128(m8), _mm256_extracti128_si256(m8, 1));
+  const __m128i m2 = _mm_max_epi32(m4, _mm_shuffle_epi32(m4, 0x4e));
+  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epi32(m2, _mm_shuffle_epi32(m2, 0xb1))));
+}
+
 // Lanes 0 to n-1 of a, the others from b.
 inline F32 keep_first(F32 a, int n, F32 b) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -59,6 +69,13 @@ inline F32 keep_first(F32 a, int n, F32 b) {
   const __m256i hi = _mm256_cmpgt_epi32(_mm256_set1_epi32(n - 8), lane);
   return {_mm256_blendv_ps(b.lo, a.lo, _mm256_castsi256_ps(lo)),
           _mm256_blendv_ps(b.hi, a.hi, _mm256_castsi256_ps(hi))};
+}
+
+// v, or 0 in lanes where x < limit; a NaN in x keeps v.
+inline F32 zero_below(F32 v, F32 x, float limit) {
+  const __m256 bound = _mm256_set1_ps(limit);
+  return {_mm256_and_ps(v.lo, _mm256_cmp_ps(x.lo, bound, _CMP_NLT_UQ)),
+          _mm256_and_ps(v.hi, _mm256_cmp_ps(x.hi, bound, _CMP_NLT_UQ))};
 }
 
 // --- 16-bit floats -----------------------------------------------------------------------------------

@@ -45,10 +45,21 @@ inline float hmax(F32 a) {
   return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
 }
 
+// Largest magnitude of the 32 lanes of a and b, NaN above all: as integers, bits without a sign order so.
+inline float largest_magnitude(F32 a, F32 b) {
+  const __m512i m = _mm512_max_epi32(_mm512_castps_si512(abs(a).v), _mm512_castps_si512(abs(b).v));
+  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(_mm512_reduce_max_epi32(m))));
+}
+
 // Lanes 0 to n-1 of a, the others from b.
 inline F32 keep_first(F32 a, int n, F32 b) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   return {_mm512_mask_blend_ps(_mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(n)), b.v, a.v)};
+}
+
+// v, or 0 in lanes where x < limit; a NaN in x keeps v.
+inline F32 zero_below(F32 v, F32 x, float limit) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(limit), _CMP_NLT_UQ), v.v)};
 }
 
 // --- 16-bit floats -----------------------------------------------------------------------------------
@@ -85,8 +96,8 @@ inline Codes high_nibbles(Codes c) {
 // codes | 16 * bit g of plane: the fifth bit of group g.
 template <int g>
 inline Codes with_fifth_bit(Codes codes, Codes plane) {
-  const __m512i moved = g < 4 ? _mm512_slli_epi16(plane.v, g < 4 ? 4 - g : 0)
-                              : _mm512_srli_epi16(plane.v, g < 4 ? 0 : g - 4);
+  const __m512i moved =
+      g < 4 ? _mm512_slli_epi16(plane.v, g < 4 ? 4 - g : 0) : _mm512_srli_epi16(plane.v, g < 4 ? 0 : g - 4);
   // 0xf8: a | (b & c)
   return {_mm512_ternarylogic_epi32(codes.v, moved, _mm512_set1_epi8(16), 0xf8)};
 }

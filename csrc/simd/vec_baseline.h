@@ -45,9 +45,20 @@ inline float hsum(F32 a) {
 inline float hmax(F32 a) {
   return reduce(a, [](float x, float y) { return x > y ? x : y; });
 }
+// Largest magnitude of the 32 lanes of a and b, NaN above all: as integers, bits without a sign order so.
+inline float largest_magnitude(F32 a, F32 b) {
+  const I32 x = reinterpret_cast<I32>(abs(a)), y = reinterpret_cast<I32>(abs(b));
+  const int32_t bits = reduce(x > y ? x : y, [](int32_t p, int32_t q) { return p > q ? p : q; });
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
 inline I32 lanes() { return I32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
 // Lanes 0 to n-1 of a, the others from b.
 inline F32 keep_first(F32 a, int n, F32 b) { return lanes() < n ? a : b; }
+
+// v, or 0 in lanes where x < limit; a NaN in x keeps v.
+inline F32 zero_below(F32 v, F32 x, float limit) { return x < limit ? F32{} : v; }
 
 // --- 16-bit floats -----------------------------------------------------------------------------------
 inline float f16_to_f32(uint16_t h) {

@@ -6,17 +6,14 @@ make, and puts a barrier there; the arena then gives every value a place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lanner import _core
-
-Kind = Literal["tokens", "outputs"]
-REPLICABLE = frozenset({"gather_rows", "rms_norm", "quantize_rows", "rope_table"})
-"""Operations on single rows that every thread may compute for itself (csrc/program/program.h)."""
+from lanner.phases import REPLICABLE, Kind, Phase, Place, Value
 
 REPLICATED_ROWS = 4
 """Rows of a private copy: a step with more shares them out instead (kReplicatedRows)."""
@@ -25,57 +22,9 @@ BLOCK = 32
 """Values that share a scale, in weights and in activations."""
 
 
-@dataclass(eq=False)
-class Place:
-    """Memory of a value: `cols` elements of `dtype` per row, alive from phase `first` to phase `last`."""
-
-    cols: int
-    dtype: str
-    kind: Kind
-    name: str
-    replicable: bool = False
-    first: int = -1
-    last: int = -1
-
-
-@dataclass(eq=False)
-class Value:
-    """What an operation made. Overwriting a place in place retires the values that lay there before."""
-
-    place: Place
-    made_by: str = ""
-    retired: bool = False
-    codes: dict[str, Value] = field(default_factory=dict)
-
-    @property
-    def cols(self) -> int:
-        """Elements of a row."""
-        return self.place.cols
-
-    @property
-    def kind(self) -> Kind:
-        """Whether a row stands for a token of the step or for a wanted output."""
-        return self.place.kind
-
-
-@dataclass
-class Phase:
-    """What has happened since the last barrier.
-
-    `written` gives for every place the columns that one unit of work made of it: 0 where every thread has the
-    whole (replicable operations), -1 where a unit is not a range of columns.
-    """
-
-    index: int
-    has_main: bool = False
-    kind: Kind | None = None
-    written: dict[Place, int] = field(default_factory=dict)
-    read: set[Place] = field(default_factory=set)
-
-
 @dataclass(frozen=True)
 class Instruction:
-    """One operation: its name in the model, its operation, its arguments, and whether a barrier precedes it."""
+    """One operation: its name in the model, operation and arguments, and whether a barrier precedes it."""
 
     name: str
     op: str
@@ -143,7 +92,11 @@ class Builder:
         `by_heads` lets one thread make whole heads, so that `rope_append` can follow without a barrier.
         """
         inputs = self._inputs(x, weight, name)
-        out = self._overwrite(add_to) if add_to else self._value(weight.shape[0], "float32", x.kind, name)
+        out = (
+            self._overwrite(add_to, "linear", name)
+            if add_to
+            else self._value(weight.shape[0], "float32", x.kind, name)
+        )
         unit_rows = self.head_dim if by_heads and self._heads_are_units(weight) else 16
         args = {"weight": weight, **inputs, "out": out, "add": add_to is not None, "unit_rows": unit_rows}
         self._emit("linear", name, args, reads=list(inputs.values()), writes=[out], unit=unit_rows)
@@ -162,7 +115,7 @@ class Builder:
         """Rotates the query heads of qkv in place and writes its keys and values to the cache."""
         table = self._rope_table(rope)
         args = {"table": table, "cache": self.cache, "layer": layer, "n_heads": self.n_heads}
-        out = self._overwrite(qkv)
+        out = self._overwrite(qkv, "rope_append", name)
         self._emit("rope_append", name, args | {"qkv": out}, reads=[table], writes=[out], unit=self.head_dim)
         return out
 
@@ -234,10 +187,17 @@ class Builder:
         self.places.append(place)
         return Value(place)
 
-    def _overwrite(self, value: Value) -> Value:
+    def _overwrite(self, value: Value, op: str, name: str) -> Value:
         """A new handle on the memory of `value`, whose old handle may not be used any more."""
+        self._check_current(op, name, value)
         value.retired = True
         return Value(value.place)
+
+    def _check_current(self, op: str, name: str, value: Value) -> None:
+        if value.retired:
+            raise ValueError(
+                f"{op}: {self.scope}{name} reads {value.place.name}, which was overwritten in place"
+            )
 
     def _emit(
         self,
@@ -260,13 +220,10 @@ class Builder:
         """
         reads, reads_own = reads or [], reads_own or []
         for value in (*reads, *reads_own):
-            if value.retired:
-                raise ValueError(
-                    f"{op}: {self.scope}{name} reads {value.place.name}, which was overwritten in place"
-                )
+            self._check_current(op, name, value)
         unit = 0 if op in REPLICABLE else unit
         own = [value.place for value in (*reads_own, *writes)]
-        barrier = self._needs_barrier([value.place for value in reads], own, [v.place for v in writes], unit)
+        barrier = self._phase.must_end_before([v.place for v in reads], own, [v.place for v in writes], unit)
         if barrier or self._phase.index < 0:
             self._phase = Phase(self._phase.index + 1)
         phase = self._phase
@@ -282,20 +239,3 @@ class Builder:
             value.place.first = phase.index if value.place.first < 0 else value.place.first
             value.place.last = phase.index
         self.instructions.append(Instruction(self.scope + name, op, args, barrier, phase.index))
-
-    def _needs_barrier(self, reads: list[Place], own: list[Place], writes: list[Place], unit: int) -> bool:
-        phase = self._phase
-        replicable = unit == 0
-        if phase.index < 0:
-            return False
-        if any(phase.written.get(place, 0) != 0 for place in reads):
-            return True  # others may still be making it
-        if any(phase.written.get(place, 0) not in (0, unit) for place in own):
-            return True  # made in other ranges than this operation takes
-        if any(place in phase.read for place in writes):
-            return True  # others may still be reading it
-        if replicable:
-            # They come first in a phase, and rows of one kind share one rule (all threads, or by rows).
-            return phase.has_main or phase.kind not in (None, writes[0].kind)
-        # Operations of one phase share their units, so one joins only if it follows the maker of its columns.
-        return phase.has_main and not any(phase.written.get(place, 0) == unit > 0 for place in own)

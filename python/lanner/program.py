@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from lanner import _core
 from lanner.arena import Span, assign
-from lanner.builder import REPLICATED_ROWS, Builder, Instruction, Place, Value
+from lanner.builder import REPLICATED_ROWS, Builder, Instruction
+from lanner.phases import Place, Value
 
 
 class Program:
@@ -67,7 +68,7 @@ class Program:
         return self.core.view(self._slots[self.sampled_place], n_outputs)[:, 0]
 
     def dump(self, step: _core.Step | None = None) -> str:
-        """A line per instruction: name, operation, bytes and FLOPs of a step (by default one token), shapes."""
+        """A line per instruction: name, operation, bytes, FLOPs and shapes of a step (default: one token)."""
         step = step or _one_token_step()
         lines = []
         for index, i in enumerate(self.instructions):

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lanner import _core
-from lanner.builder import Builder, Rope, Value
+from lanner.builder import Builder, Rope
 from lanner.config import DecoderConfig, Metadata
+from lanner.phases import Value
 from lanner.weights import Source, Weights
 
 

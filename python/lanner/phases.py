@@ -1,0 +1,81 @@
+"""Values of a program, and the phases between two barriers in which they are made and read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["tokens", "outputs"]
+REPLICABLE = frozenset({"gather_rows", "rms_norm", "quantize_rows", "rope_table"})
+"""Operations on single rows that every thread may compute for itself (csrc/program/program.h)."""
+
+
+@dataclass(eq=False)
+class Place:
+    """Memory of a value: `cols` elements of `dtype` per row, alive from phase `first` to phase `last`."""
+
+    cols: int
+    dtype: str
+    kind: Kind
+    name: str
+    replicable: bool = False
+    first: int = -1
+    last: int = -1
+
+
+@dataclass(eq=False)
+class Value:
+    """What an operation made. Overwriting a place in place retires the values that lay there before."""
+
+    place: Place
+    made_by: str = ""
+    retired: bool = False
+    codes: dict[str, Value] = field(default_factory=dict)
+
+    @property
+    def cols(self) -> int:
+        """Elements of a row."""
+        return self.place.cols
+
+    @property
+    def kind(self) -> Kind:
+        """Whether a row stands for a token of the step or for a wanted output."""
+        return self.place.kind
+
+
+@dataclass
+class Phase:
+    """What has happened since the last barrier.
+
+    `written` gives for every place the columns that one unit of work made of it: 0 where every thread has the
+    whole (replicable operations), -1 where a unit is not a range of columns.
+    """
+
+    index: int
+    has_main: bool = False
+    kind: Kind | None = None
+    written: dict[Place, int] = field(default_factory=dict)
+    read: set[Place] = field(default_factory=set)
+
+    def must_end_before(self, reads: list[Place], own: list[Place], writes: list[Place], unit: int) -> bool:
+        """Whether an operation may start only when all threads are done with what stands before it.
+
+        Args:
+            reads: places of which a thread may need any part.
+            own: places of which a thread touches only the columns that are its own.
+            writes: places that change.
+            unit: columns of a unit of work, 0 for a replicable operation, -1 where units are not columns.
+        """
+        if self.index < 0:
+            return False
+        if any(self.written.get(place, 0) != 0 for place in reads):
+            return True  # others may still be making it
+        if any(self.written.get(place, 0) not in (0, unit) for place in own):
+            return True  # made in other ranges than this operation takes
+        if any(place in self.read for place in writes):
+            return True  # others may still be reading it
+        if unit == 0:
+            # They come first in a phase, and rows of one kind share one rule (all threads, or by rows).
+            return self.has_main or self.kind not in (None, writes[0].kind)
+        # Operations of one phase share their units, so one joins only if it follows the maker of its columns.
+        return self.has_main and not any(self.written.get(place, 0) == unit > 0 for place in own)
