@@ -29,6 +29,10 @@ class Barrier {
  public:
   explicit Barrier(int n) : n_(n) {}
 
+  // Forgets who has arrived: in a child after fork, where the threads that would follow do not exist. Only
+  // while no thread is inside.
+  void reset() { arrived_.store(0, std::memory_order_relaxed); }
+
   template <class AtLast>
   void wait(AtLast at_last) {
     const uint32_t round = round_.load(std::memory_order_relaxed);

@@ -105,6 +105,7 @@ bool Program::run(const Step& step) {
   if (attention_) prepare(plan_, *attention_, step);
   for (size_t p = 0; p < phases_.size(); ++p) next_unit_[p].store(0, std::memory_order_relaxed);
   stopped_ = false;
+  barrier_.reset();
   Pool::get().run(n_threads_, [this, &step](int id) { run_worker(step, id); });
   return !stopped_;
 }

@@ -72,8 +72,8 @@ class Phase:
             return True  # others may still be making it
         if any(self.written.get(place, 0) not in (0, unit) for place in own):
             return True  # made in other ranges than this operation takes
-        if any(place in self.read for place in writes):
-            return True  # others may still be reading it
+        if any(place in self.read or self.written.get(place, unit) != unit for place in writes):
+            return True  # others may still be reading it, or making all of it
         if unit == 0:
             # They come first in a phase, and rows of one kind share one rule (all threads, or by rows).
             return self.has_main or self.kind not in (None, writes[0].kind)

@@ -1,0 +1,184 @@
+"""The engine: one thread per model that steps its program for all callers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterable
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from lanner._blocks import StepViews, fill_step
+from lanner.scheduler import Scheduler, StepChunk
+from lanner.sequence import Sequence
+
+if TYPE_CHECKING:
+    from lanner.decoder import Decoder
+
+
+class Engine:
+    """Runs sequences through a decoder in a thread of its own, which starts with the first of them.
+
+    Every method may be called from any thread. The engine's own is a daemon, so that it never keeps a process
+    alive; whoever made the engine closes it before the interpreter ends. In a child after fork, where that
+    thread does not exist, unfinished sequences fail and the next one starts another thread.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self._views = StepViews(decoder.step)
+        self._is_closed = False
+        self._reset()
+        _engines.add(self)
+
+    def _reset(self) -> None:
+        step = self.decoder.step
+        self._scheduler = Scheduler(
+            max_tokens=step.max_tokens,
+            max_outputs=step.max_outputs,
+            max_seqs=step.max_seqs,
+            n_pages=self.decoder.n_pages,
+        )
+        self._inbox: SimpleQueue[Sequence | None] = SimpleQueue()
+        # Reentrant: a stream that the garbage collector finds while its thread is in here cancels itself.
+        self._lock = threading.RLock()
+        self._stepping: list[StepChunk] = []  # what runs now, and what a cancel may stop; under the lock
+        self._has_cancelled = False
+        self._thread: threading.Thread | None = None
+
+    # --- from any thread ------------------------------------------------------------------------------------
+    def submit(self, sequences: Iterable[Sequence]) -> None:
+        """Lets sequences wait for their turn, in order. Raises RuntimeError once the engine is closed."""
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the model is closed")
+            for sequence in sequences:
+                self._inbox.put(sequence)
+            if self._thread is None and not self._inbox.empty():
+                self._start_thread()
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._loop, name="lanner-engine", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system gives no more threads; a later request may be luckier
+            self._thread = None
+            raise
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Ends a sequence: between two layers if it runs alone, else before the next step. Does not wait."""
+        sequence.is_cancelled = True
+        with self._lock:
+            self._has_cancelled = True
+            if self._stepping and self._nobody_wants_the_step():
+                self.decoder.cancel()
+
+    def close(self) -> None:
+        """Cancels everything and waits for the thread to end. Closing again does nothing."""
+        with self._lock:
+            self._is_closed = True
+            if self._stepping:
+                self.decoder.cancel()
+            self._inbox.put(None)
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    # --- the engine thread ----------------------------------------------------------------------------------
+    def _loop(self) -> None:
+        while self._receive():
+            chunks: list[StepChunk] = []
+            try:
+                chunks = self._scheduler.schedule()
+                fill_step(self._views, chunks)
+                if self._run(chunks):
+                    self._commit(chunks)
+            except Exception as error:
+                for sequence in [chunk.sequence for chunk in chunks] or self._scheduler:
+                    self._scheduler.remove(sequence)
+                    sequence.fail(error)
+        self._receive_all()
+        for sequence in self._scheduler:
+            self._end(sequence)
+
+    def _receive(self) -> bool:
+        """Takes in what was submitted, waits while there is nothing to do; False once it is closed."""
+        while not self._is_closed:
+            if not len(self._scheduler):
+                self._take(self._inbox.get())
+            self._receive_all()
+            if self._has_cancelled:
+                self._has_cancelled = False
+                for sequence in self._scheduler:
+                    if sequence.is_cancelled:
+                        self._end(sequence)
+            if len(self._scheduler):
+                return not self._is_closed
+        return False
+
+    def _receive_all(self) -> None:
+        while not self._inbox.empty():
+            self._take(self._inbox.get())
+
+    def _take(self, sequence: Sequence | None) -> None:
+        if sequence is not None:
+            self._scheduler.add(sequence)
+            if sequence.is_cancelled:
+                self._has_cancelled = True
+
+    def _run(self, chunks: list[StepChunk]) -> bool:
+        """Runs the step; False if it was stopped, which only sequences in `_stepping` may ask for."""
+        with self._lock:
+            self.decoder.clear_cancel()
+            self._stepping = chunks
+            if self._is_closed or self._nobody_wants_the_step():  # known before the step could be seen
+                self.decoder.cancel()
+        try:
+            return self.decoder.run()
+        finally:
+            with self._lock:
+                self._stepping = []
+
+    def _nobody_wants_the_step(self) -> bool:
+        return all(chunk.sequence.is_cancelled for chunk in self._stepping)
+
+    def _commit(self, chunks: list[StepChunk]) -> None:
+        row = 0
+        for sequence, _, n_tokens, n_outputs in chunks:
+            sequence.n_cached += n_tokens
+            try:
+                if n_outputs:
+                    sequence.take(self.decoder, row, n_outputs)
+            except Exception as error:  # its own: the others of the step go on
+                sequence.fail(error)
+            row += n_outputs
+            if sequence.is_finished:
+                self._scheduler.remove(sequence)
+
+    def _end(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        sequence.finish_cancelled()
+
+    # --- fork -----------------------------------------------------------------------------------------------
+    def restart_in_child(self) -> None:
+        """Starts anew in a process that has only the thread that called fork."""
+        lost = list(self._scheduler)
+        while not self._inbox.empty():
+            if (sequence := self._inbox.get()) is not None:
+                lost.append(sequence)
+        self._reset()
+        for sequence in lost:
+            sequence.fail(RuntimeError("the request was made before fork and goes on in the parent process"))
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _restart_all_in_child() -> None:
+    for engine in list(_engines):
+        engine.restart_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restart_all_in_child)

@@ -1,0 +1,55 @@
+"""What a loaded model is, in numbers and names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lanner.decoder import Decoder
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a model is.
+
+    `formats` gives the bytes of the weights by format, `weight_bytes_per_token` how many of them the decoding
+    of a token reads; `context_length` is what the model was trained for, `context` what it was loaded with.
+    """
+
+    architecture: str
+    n_params: int
+    formats: Mapping[str, int]
+    weight_bytes_per_token: int
+    context_length: int
+    context: int
+    vocab_size: int
+    hidden_size: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    tokenizer: str
+    n_threads: int
+
+
+def describe(decoder: Decoder, tokenizer_name: str) -> ModelInfo:
+    """The description of a decoder and its tokenizer."""
+    c = decoder.config
+    return ModelInfo(
+        architecture=c.architecture,
+        n_params=decoder.n_params,
+        formats=dict(decoder.formats),
+        weight_bytes_per_token=decoder.weight_bytes_per_token,
+        context_length=c.context_length,
+        context=decoder.context,
+        vocab_size=c.vocab_size,
+        hidden_size=c.hidden_size,
+        n_layers=c.n_layers,
+        n_heads=c.n_heads,
+        n_kv_heads=c.n_kv_heads,
+        head_dim=c.head_dim,
+        tokenizer=tokenizer_name,
+        n_threads=decoder.n_threads,
+    )

@@ -1,0 +1,87 @@
+"""What a generation gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a request; `cached_tokens` of the prompt were found in the cache."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time went, in seconds; 0 for what did not happen.
+
+    Attributes:
+        first_token_s: from the request to its first token, waiting for other requests included.
+        prefill_s: from the start of the first step of the prompt to the first token.
+        decode_s: from the first token to the last.
+        total_s: from the request to its end.
+        prefill_tokens_per_s: prompt tokens by prefill_s.
+        decode_tokens_per_s: tokens after the first by decode_s.
+    """
+
+    first_token_s: float
+    prefill_s: float
+    decode_s: float
+    total_s: float
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """A finished generation; `str()` of it is its text.
+
+    Attributes:
+        text: what was generated, without end tokens and without the stop text.
+        tokens: every id that was generated, the one that ended it included.
+        finish_reason: "stop" (an end token or a stop text), "length" (max_tokens or context), "cancelled".
+        logprobs: None.
+        usage: tokens of prompt and completion.
+        timings: where the time went.
+        seed: repeats the generation, also where none was given.
+    """
+
+    text: str
+    tokens: list[int]
+    finish_reason: FinishReason
+    logprobs: None
+    usage: Usage
+    timings: Timings
+    seed: int
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One token of a stream.
+
+    Attributes:
+        text: the text that is now certain: "" inside a character of several tokens, and while it may still
+            turn out to be the start of a stop text. All chunks together have the text of the result.
+        token: its id; None where the stream ends without a further token.
+        finish_reason: None but for the last chunk.
+        result: the whole generation, in the last chunk.
+    """
+
+    text: str
+    token: int | None
+    finish_reason: FinishReason | None = None
+    result: GenerationResult | None = None
