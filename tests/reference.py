@@ -1,0 +1,240 @@
+"""The mathematics of every operation in float64 NumPy, and GGUF blocks for test data. Nothing of lanner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FLOATS = ("f32", "f16", "bf16")
+CODES = ("q4_0", "q4_1", "q5_0", "q5_1")
+FORMATS = (*FLOATS, *CODES, "q8_0")
+BLOCK = 32
+U = 2.0**-24
+"""Unit roundoff of float32: one operation returns its exact result times 1 + d, |d| <= U."""
+
+
+def gamma(n: float) -> float:
+    """Bound on the relative error of n roundings in a row (Higham, Accuracy and Stability, lemma 3.1)."""
+    return n * U / (1 - n * U)
+
+
+# ---- blocks of GGUF ------------------------------------------------------------------------------
+
+
+def random_rows(fmt: str, n: int, k: int, rng: np.random.Generator, *, extreme: bool = False) -> np.ndarray:
+    """(n, row bytes) uint8: valid random rows; `extreme` mixes in the ends of codes, scales and minima."""
+    if fmt in FLOATS:
+        x = (rng.standard_normal((n, k)) / np.sqrt(k)).astype(np.float32)
+        if extreme:
+            x[rng.random((n, k)) < 0.1] = 0.0
+            x[rng.random((n, k)) < 0.1] *= -1e-6  # subnormal as float16
+        if fmt == "f32":
+            return x.view(np.uint8)
+        if fmt == "f16":
+            return x.astype(np.float16).view(np.uint8)
+        return np.ascontiguousarray((x.view(np.uint32) >> 16).astype(np.uint16)).view(np.uint8)
+    n_blocks = k // BLOCK
+    code_bytes = {"q4_0": 16, "q4_1": 16, "q5_0": 20, "q5_1": 20, "q8_0": 32}[fmt]
+    scales = (rng.standard_normal((n, n_blocks, 1)) * 0.02).astype(np.float16)
+    minima = (rng.standard_normal((n, n_blocks, 1)) * 0.2).astype(np.float16)
+    codes = rng.integers(0, 256, (n, n_blocks, code_bytes), np.uint8)
+    if extreme:
+        ends = np.array([0.0, -0.0, 6e-8, -6e-8, 6.1e-5, 65504.0, -65504.0], np.float16)
+        for half in (scales, minima):
+            chosen = rng.random(half.shape) < 0.3
+            half[chosen] = rng.choice(ends, chosen.sum())
+        whole = rng.random((n, n_blocks)) < 0.3
+        codes[whole] = rng.choice(np.array([0x00, 0xFF, 0x0F, 0xF0, 0x80, 0x7F], np.uint8), (whole.sum(), 1))
+    parts = [scales.view(np.uint8), codes]
+    if fmt in ("q4_1", "q5_1"):
+        parts.insert(1, minima.view(np.uint8))
+    return np.concatenate(parts, axis=2).reshape(n, -1)
+
+
+def dequantize(fmt: str, rows: np.ndarray) -> np.ndarray:
+    """(n, k) float32 as the `gguf` package defines it."""
+    from gguf import GGMLQuantizationType, quants
+
+    return np.asarray(quants.dequantize(rows, GGMLQuantizationType[fmt.upper()]), np.float32)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """w = scale * code + minimum in float64, exact: code (n, blocks, 32), scale and minimum (n, blocks)."""
+
+    code: np.ndarray
+    scale: np.ndarray
+    minimum: np.ndarray
+
+    def values(self) -> np.ndarray:
+        return (self.code * self.scale[..., None] + self.minimum[..., None]).reshape(len(self.code), -1)
+
+
+def read_blocks(fmt: str, rows: np.ndarray) -> Blocks:
+    """The fields of quantized rows, where 4- and 5-bit codes are unsigned."""
+    bytes_ = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34}[fmt]
+    b = rows.reshape(len(rows), -1, bytes_)
+
+    def half(at: int) -> np.ndarray:
+        return np.ascontiguousarray(b[..., at : at + 2]).view(np.float16)[..., 0].astype(np.float64)
+
+    scale = half(0)
+    if fmt == "q8_0":
+        return Blocks(b[..., 2:].view(np.int8).astype(np.float64), scale, np.zeros_like(scale))
+    nibbles = b[..., -16:]
+    code = np.concatenate([nibbles & 15, nibbles >> 4], axis=-1).astype(np.float64)
+    if fmt.startswith("q5"):
+        fifth = np.unpackbits(b[..., bytes_ - 20 : bytes_ - 16], axis=-1, bitorder="little")
+        code += 16.0 * fifth
+    minimum = half(2) if fmt.endswith("_1") else -(16.0 if fmt == "q5_0" else 8.0) * scale
+    return Blocks(code, scale, minimum)
+
+
+def half_split(rows: np.ndarray, head_dim: int) -> np.ndarray:
+    """Rows of interleaved rotary pairs (2i, 2i + 1) in half-split order (i, i + head_dim / 2)."""
+    heads = rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:])
+    return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
+
+
+# ---- operations ----------------------------------------------------------------------------------
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    x = x.astype(np.float64)
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+
+
+def quantize(x: np.ndarray, limit: int) -> np.ndarray:
+    """(T, K) float64: x rounded to `limit` steps of the largest of each block of 32."""
+    blocks = x.astype(np.float64).reshape(len(x), -1, BLOCK)
+    largest = np.abs(blocks).max(axis=-1, keepdims=True)
+    scale = np.where(largest > 0, largest / limit, 1.0)
+    return (np.round(blocks / scale) * scale).reshape(x.shape)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-x))
+
+
+def rope_table(positions: np.ndarray, inv_freq: np.ndarray) -> np.ndarray:
+    """(T, D): cosines, then sines."""
+    angles = np.asarray(positions, np.float64)[:, None] * inv_freq
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def rotate(x: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """x (T, heads, D) in half-split pairs, table (T, D)."""
+    half = x.shape[-1] // 2
+    a, b = x[..., :half].astype(np.float64), x[..., half:].astype(np.float64)
+    cos, sin = table[:, None, :half].astype(np.float64), table[:, None, half:].astype(np.float64)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Output (T, H, D), and what the bound on its error needs.
+
+    `magnitude` is the sum of p |v|; `score_magnitude` the largest sum |q k| and `score_range` the distance of
+    the largest from the smallest score, (T, H, 1).
+    """
+
+    out: np.ndarray
+    magnitude: np.ndarray
+    score_magnitude: np.ndarray
+    score_range: np.ndarray
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, positions: np.ndarray, scale: float) -> Attention:
+    """Causal: q (T, H, D) at `positions` over k and v (L, KH, D) at positions 0 .. L - 1."""
+    n_heads, n_kv_heads = q.shape[1], k.shape[1]
+    repeat = n_heads // n_kv_heads
+    q = q.astype(np.float64).swapaxes(0, 1)  # (H, T, D)
+    k = np.repeat(k.astype(np.float64), repeat, axis=1).transpose(1, 2, 0)  # (H, D, L)
+    v = np.repeat(v.astype(np.float64), repeat, axis=1).swapaxes(0, 1)  # (H, L, D)
+    visible = np.arange(k.shape[2]) <= np.asarray(positions)[:, None]
+    scores = np.where(visible, q @ k * scale, -np.inf)
+    highest = scores.max(axis=-1, keepdims=True)
+    p = np.exp(scores - highest)
+    p /= p.sum(axis=-1, keepdims=True)
+    sizes = np.where(visible, np.abs(q) @ np.abs(k) * abs(scale), 0)
+    lowest = np.where(visible, scores, np.inf).min(axis=-1, keepdims=True)
+    each = (p @ v, p @ np.abs(v), sizes.max(axis=-1, keepdims=True), highest - lowest)
+    return Attention(*(a.swapaxes(0, 1) for a in each))
+
+
+def sampling_weights(
+    logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_p: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Surviving ids, most likely first and lower ids first on ties, and their probabilities."""
+    order = np.lexsort((np.arange(len(logits)), -logits))
+    p = np.exp((logits[order].astype(np.float64) - logits.max()) / temperature)
+    if 0 < top_k < len(p):
+        order, p = order[:top_k], p[:top_k]
+    p /= p.sum()
+    if top_p < 1:
+        n = int(np.searchsorted(np.cumsum(p), top_p)) + 1
+        order, p = order[:n], p[:n]
+    kept = p >= min_p * p[0]
+    order, p = order[kept], p[kept]
+    return order, p / p.sum()
+
+
+# ---- a whole decoder -----------------------------------------------------------------------------
+
+
+def rounded_like(fmt: str, x: np.ndarray) -> np.ndarray:
+    """x as a weight of a format reads it: as it is, or in codes of 8 or 16 bits."""
+    if fmt in FLOATS:
+        return x
+    return quantize(x, 32767 if fmt == "q8_0" else 127)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A weight (N, K) in float64, rows of Q and K already half-split, and its format."""
+
+    fmt: str
+    values: np.ndarray
+
+    def product(self, x: np.ndarray, rounded: bool) -> np.ndarray:
+        return (rounded_like(self.fmt, x) if rounded else x) @ self.values.T
+
+
+@dataclass(frozen=True)
+class Llama:
+    """A decoder in float64; `weights` maps GGUF names to Tensors and to vectors of the norms.
+
+    `rounded`: matmuls read their input in the codes that the formats of their weights ask for.
+    """
+
+    weights: dict[str, Tensor | np.ndarray]
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    theta: float
+    eps: float
+    rounded: bool = True
+
+    def logits(self, ids: list[int]) -> np.ndarray:
+        """(len(ids), vocab_size) of one sequence from position 0."""
+        w, n = self.weights, len(ids)
+
+        def linear(name: str, x: np.ndarray) -> np.ndarray:
+            return w[name].product(x, self.rounded)
+
+        x = w["token_embd"].values[ids]
+        inv_freq = self.theta ** (-np.arange(0, self.head_dim, 2) / self.head_dim)
+        table = rope_table(np.arange(n), inv_freq)
+        for i in range(self.n_layers):
+            at = f"blk.{i}."
+            h = rms_norm(x, w[at + "attn_norm"], self.eps)
+            q, k, v = (linear(at + f"attn_{c}", h).reshape(n, -1, self.head_dim) for c in "qkv")
+            q, k = rotate(q, table), rotate(k, table)
+            mixed = attention(q, k, v, np.arange(n), self.head_dim**-0.5).out
+            x = x + linear(at + "attn_output", mixed.reshape(n, -1))
+            h = rms_norm(x, w[at + "ffn_norm"], self.eps)
+            h = silu(linear(at + "ffn_gate", h)) * linear(at + "ffn_up", h)
+            x = x + linear(at + "ffn_down", h)
+        return linear("output" if "output" in w else "token_embd", rms_norm(x, w["output_norm"], self.eps))

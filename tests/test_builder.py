@@ -1,0 +1,184 @@
+"""Barriers where threads would meet half-made values, and handles that may not be used again."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lanner import _core
+from lanner.builder import Builder, Instruction, Rope, Value
+from lanner.program import Program
+from reference import random_rows
+from tiny_llama import EPS, MODELS, make
+
+REPLICABLE = {"gather_rows", "rms_norm", "quantize_rows", "rope_table"}
+WRITES = {"quantize_rows": ("int8", "int16"), "quantize_cols": ("int8", "int16"), "rope_append": ("qkv",),
+          "sample": ("keys", "out")}  # fmt: skip
+OWN = {
+    "quantize_cols": ("x", "int8", "int16"),
+    "rope_append": ("qkv",),
+    "linear": ("out",),
+    "gate_up": ("out",),
+}
+"""Values of which a unit of work touches its own columns alone."""
+
+
+def unit_of(i: Instruction) -> int:
+    """Columns of a unit of work of an operation that is cut by columns."""
+    if i.op == "quantize_cols":
+        return 32
+    return i.args["table"].cols if i.op == "rope_append" else i.args["unit_rows"]
+
+
+def rows_of(i: Instruction) -> str:
+    """The kind of rows that an operation on single rows writes."""
+    return next(i.args[name].kind for name in WRITES.get(i.op, ("out",)) if name in i.args)
+
+
+def conflict(i: Instruction, j: Instruction) -> bool:
+    """Whether j, in the phase of i and after it, may meet a value that another thread is still busy with."""
+    for a, x in i.args.items():
+        for b, y in j.args.items():
+            if not (isinstance(x, Value) and isinstance(y, Value) and x.place is y.place):
+                continue
+            i_writes, j_writes = a in WRITES.get(i.op, ("out",)), b in WRITES.get(j.op, ("out",))
+            if not (i_writes or j_writes):
+                continue
+            if i.op in REPLICABLE and j.op in REPLICABLE and rows_of(i) == rows_of(j):
+                continue  # every thread has its own copy, or the same rows
+            if i.op in REPLICABLE and j.op not in REPLICABLE and not j_writes:
+                continue  # every thread has its own copy, or they met before j
+            if a in OWN.get(i.op, ()) and b in OWN.get(j.op, ()) and unit_of(i) == unit_of(j):
+                continue
+            return True
+    return False
+
+
+def check_phases(instructions: list[Instruction]) -> None:
+    for n, j in enumerate(instructions):
+        for i in reversed(instructions[:n]):
+            if i.phase != j.phase:
+                break
+            assert not conflict(i, j), (i.name, j.name)
+    for i, j in pairwise(instructions):
+        assert j.phase - i.phase == j.barrier
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_phases_of_a_model(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    check_phases(
+        make(MODELS[name], tmp_path_factory.mktemp("tiny") / "t.gguf").decoder().program.instructions
+    )
+
+
+# ---- any program ---------------------------------------------------------------------------------
+
+N_HEADS, N_KV_HEADS, DIM, HIDDEN, MAX_LAYERS = 4, 2, 16, 64, 6
+ROPE = Rope(10000.0 ** (-np.arange(0, DIM, 2) / DIM))
+
+
+def packed(*segments: tuple[str, int]) -> _core.Packed:
+    rng = np.random.default_rng(len(segments))
+    return _core.Packed([(random_rows(f, n, HIDDEN, rng).ravel(), f, n, HIDDEN, 0) for f, n in segments])
+
+
+SQUARE = {fmt: packed((fmt, HIDDEN)) for fmt in ("f32", "q4_0", "q8_0")}
+QKV = {"f32": packed(("f32", 128)), "mixed": packed(("q4_0", 64), ("q8_0", 32), ("f32", 32))}
+GATE_UP = {fmt: packed((fmt, HIDDEN), (fmt, HIDDEN)) for fmt in ("f32", "q4_0")}
+NORM = np.linspace(0.5, 1.5, HIDDEN, dtype=np.float32)
+
+# An operation, the values it takes (counted from the newest), and which of its weights.
+Choice = tuple[str, int, int, int]
+OPS = ("norm", "linear", "add", "gate_up", "attend")
+choices = st.tuples(st.sampled_from(OPS), st.integers(0, 3), st.integers(0, 3), st.integers(0, 5))
+
+
+def build(plan: list[Choice], n_threads: int) -> Program:
+    b = Builder(_core.KvCache("f16", MAX_LAYERS, 1, N_KV_HEADS, DIM), N_HEADS, DIM)
+    values, layer = [b.embed(SQUARE["f32"])], 0
+    for n, (op, first, second, weight) in enumerate(plan):
+        x, y = values[-1 - first % len(values)], values[-1 - second % len(values)]
+        square = list(SQUARE.values())[weight % 3]
+        if op == "attend" and layer < MAX_LAYERS:
+            h = b.linear(x, list(QKV.values())[weight % 2], f"{n}.qkv", by_heads=weight < 3)
+            values.append(b.linear(y, square, f"{n}.beside"))
+            values.append(b.attention(b.rope_append(h, layer, ROPE, f"{n}.rope"), layer, 0.25, f"{n}.attn"))
+            layer += 1
+        elif op == "gate_up":
+            h = b.gate_up(
+                b.rms_norm(x, NORM, EPS, f"{n}.norm"), list(GATE_UP.values())[weight % 2], f"{n}.gate_up"
+            )
+            values.append(b.linear(h, square, f"{n}.down"))
+        elif op == "add" and x is not y:
+            values.append(b.linear(x, square, f"{n}.add", add_to=y))
+            values.remove(y)
+        elif op == "linear":
+            values.append(b.linear(x, square, f"{n}.linear"))
+        else:
+            values.append(b.rms_norm(x, NORM, EPS, f"{n}.norm"))
+    last = b.rms_norm(b.gather_rows(values[-1], "last"), NORM, EPS, "norm")
+    logits = b.linear(last, SQUARE["q8_0"], "head")
+    return Program(b, logits, b.sample(logits), n_threads, 8, 8)
+
+
+# Up to four rows every thread has its own copy of a norm, beyond they share the rows: all pairs of the two.
+@pytest.mark.parametrize(
+    ("n_tokens", "rows"), [(1, [0]), (4, [3, 1, 0, 1, 2]), (8, [7, 0]), (8, [*range(8)])]
+)
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.lists(choices, min_size=1, max_size=8))
+def test_any_program_gives_what_its_interpreter_gives(
+    n_tokens: int, rows: list[int], plan: list[Choice]
+) -> None:
+    step = _core.Step(8, 1, 8, 1)
+    step.n_tokens, step.n_seqs, step.n_outputs = n_tokens, 1, len(rows)
+    step.token_ids[:], step.positions[:], step.output_rows[: len(rows)] = np.arange(8) * 7, np.arange(8), rows
+    step.seq_starts[:], step.kv_lens[:] = (0, n_tokens), n_tokens
+    program = build(plan, 3)
+    check_phases(program.instructions)
+    wanted = build(plan, 1).interpret(step)["head"]
+    for _ in range(2):
+        assert program.core.run(step)
+        np.testing.assert_array_equal(program.logits(len(rows)), wanted)
+
+
+# ---- handles -------------------------------------------------------------------------------------
+
+
+def small_builder() -> tuple[Builder, _core.Packed, _core.Packed]:
+    square = _core.Packed([(np.zeros(64 * 64 * 4, np.uint8), "f32", 64, 64, 0)])
+    qkv = _core.Packed([(np.zeros(128 * 64 * 4, np.uint8), "f32", 128, 64, 0)])
+    return Builder(_core.KvCache("f16", 1, 1, 2, 16), 4, 16), square, qkv
+
+
+def test_builder_refuses_a_value_that_was_overwritten() -> None:
+    b, square, qkv_weight = small_builder()
+    x = b.embed(square)
+    h = b.rms_norm(x, np.ones(64, np.float32), EPS, "norm")
+    y = b.linear(h, square, "o", add_to=x)
+    for use in (lambda: b.rms_norm(x, np.ones(64, np.float32), EPS, "n"), lambda: b.gather_rows(x, "g"),
+                lambda: b.linear(x, square, "l"), lambda: b.gate_up(x, square, "l")):  # fmt: skip
+        with pytest.raises(ValueError, match="reads embed, which was overwritten in place"):
+            use()
+    qkv = b.linear(y, qkv_weight, "qkv")
+    b.rope_append(qkv, 0, Rope(np.ones(8)), "rope")
+    with pytest.raises(ValueError, match="attention: attn reads qkv, which was overwritten in place"):
+        b.attention(qkv, 0, 1.0, "attn")
+
+
+def test_builder_refuses_to_overwrite_twice() -> None:
+    """The old handle stands for a value that is gone: adding to it would change another one."""
+    b, square, qkv_weight = small_builder()
+    x = b.embed(square)
+    h = b.rms_norm(x, np.ones(64, np.float32), EPS, "norm")
+    b.linear(h, square, "o", add_to=x)
+    with pytest.raises(ValueError, match=r"linear: again .* embed, which was overwritten in place"):
+        b.linear(h, square, "again", add_to=x)
+    qkv, rope = b.linear(h, qkv_weight, "qkv"), Rope(np.ones(8))
+    b.rope_append(qkv, 0, rope, "rope")
+    with pytest.raises(ValueError, match=r"rope_append: again .* qkv, which was overwritten in place"):
+        b.rope_append(qkv, 0, rope, "again")
