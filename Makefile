@@ -1,0 +1,77 @@
+# Each target makes its own virtual environment when it needs one.
+PYTHON ?= python3
+SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.py' -o -name '*.pyx' -o -name '*.pyi')
+PIP := -m pip --disable-pip-version-check -q
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-oracles test-isa bench bench-peers dev lint format wheel clean
+
+help:  ## lists the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+# $(1): folder of the environment, $(2): what is installed there.
+define environment
+$(1)/installed: $(SOURCES)
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python $(PIP) install $(2)
+	@touch $$@
+endef
+$(eval $(call environment,.venv,.))
+$(eval $(call environment,.venv-test,".[test]"))
+$(eval $(call environment,.venv-bench,".[test]"))
+$(eval $(call environment,.venv-oracles,".[test,oracles]"))
+
+demo: .venv/installed  ## builds, fetches the default model, answers a prompt
+	.venv/bin/lanner run smollm2 "Why is the sky blue? Answer in two sentences." --max-tokens 96
+
+test: .venv-test/installed  ## builds and runs the tests; needs nothing but the package index
+	.venv-test/bin/python -m pytest -q
+
+test-isa: .venv-test/installed  ## the operations on every instruction set that this machine runs
+	for isa in $$(.venv-test/bin/python -c "from lanner import _core; print(*_core.runnable_isas())"); do \
+	  LANNER_ISA=$$isa .venv-test/bin/python -m pytest -q tests/ops tests/test_program.py || exit 1; done
+
+test-oracles: .venv-oracles/installed  ## compares with PyTorch and transformers
+	.venv-oracles/bin/python -m pytest -q -m oracle
+
+bench: .venv-bench/installed  ## microbenchmarks of the operations, beside the limits of the machine
+	.venv-bench/bin/python -m pytest bench --benchmark-only -q
+
+# The peer is compiled for this machine, as the fastest build of it is; takes about ten minutes once.
+.venv-peer/installed:
+	$(PYTHON) -m venv .venv-peer
+	CMAKE_ARGS=-DGGML_NATIVE=ON .venv-peer/bin/python $(PIP) install llama-cpp-python
+	@touch $@
+
+bench-peers: .venv-bench/installed .venv-peer/installed  ## compares with llama.cpp on the same file
+	.venv-bench/bin/python bench/compare.py --peer-python .venv-peer/bin/python
+
+.venv-dev/ready: pyproject.toml CMakeLists.txt
+	$(PYTHON) -m venv .venv-dev
+	.venv-dev/bin/python $(PIP) install "scikit-build-core>=0.10" "pybind11>=2.13" "cython>=3.0" "cython-cmake>=0.2" numpy ninja
+	.venv-dev/bin/python $(PIP) install --no-build-isolation -Ceditable.rebuild=true -Cbuild-dir=build/dev -e ".[test,lint]"
+	@touch $@
+
+dev: .venv-dev/ready  ## editable install in .venv-dev; an import rebuilds what changed
+
+.venv-lint/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-lint
+	.venv-lint/bin/python $(PIP) install ruff mypy clang-format numpy rich jinja2 types-regex
+	@touch $@
+
+lint: .venv-lint/installed  ## ruff, mypy, clang-format
+	.venv-lint/bin/ruff check .
+	.venv-lint/bin/ruff format --check .
+	.venv-lint/bin/mypy
+	find csrc -name '*.h' -o -name '*.cpp' | xargs .venv-lint/bin/clang-format --dry-run --Werror
+
+format: .venv-lint/installed  ## puts the sources into the form that lint wants
+	.venv-lint/bin/ruff check --fix-only .
+	.venv-lint/bin/ruff format .
+	find csrc -name '*.h' -o -name '*.cpp' | xargs .venv-lint/bin/clang-format -i
+
+wheel:  ## a wheel in dist/
+	$(PYTHON) -m pip wheel --no-deps -w dist .
+
+clean:  ## removes builds and environments
+	rm -rf build dist .venv .venv-*
