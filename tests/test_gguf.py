@@ -229,7 +229,7 @@ def outcomes(folder: Path, files: list[bytes]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    "error, cases", [(ModelFileError, w.MALFORMED), (UnsupportedModelError, w.UNSUPPORTED)]
+    ("error", "cases"), [(ModelFileError, w.MALFORMED), (UnsupportedModelError, w.UNSUPPORTED)]
 )
 def test_bad_fields_are_refused_by_name(tmp_path, error, cases):
     results = outcomes(tmp_path, [data for data, _ in cases.values()])

@@ -6,9 +6,9 @@ import random
 from typing import Any
 
 import pytest
-from lanner._core import UnsupportedModelError
 
 import vocabulary as v
+from lanner._core import UnsupportedModelError
 from lanner.pretokenizers import PRE_TOKENIZERS, PreTokenizer, pre_tokenizer
 
 # As the tokenizer.json of the models has them.

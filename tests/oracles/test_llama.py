@@ -11,6 +11,8 @@ from lanner import _core
 from lanner.decoder import Decoder
 from stepping import run_step, step_logits
 
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.oracle
 # float32 sums of a few hundred terms, through two layers; random signs keep them far below this.
 MAX_RELATIVE_ERROR = 1e-4
@@ -25,8 +27,6 @@ SHAPES = {
 
 
 def random_llama(sizes: dict[str, int], tied: bool):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=211, intermediate_size=176, num_hidden_layers=2, max_position_embeddings=512,
@@ -47,7 +47,8 @@ def interleaved(rows: np.ndarray, head_dim: int) -> np.ndarray:
 
 
 def write_gguf(model, path: Path, dtype: type) -> None:
-    gguf = pytest.importorskip("gguf")
+    import gguf
+
     c = model.config
     out = gguf.GGUFWriter(str(path), "llama")
     out.add_block_count(c.num_hidden_layers)
@@ -76,8 +77,6 @@ def write_gguf(model, path: Path, dtype: type) -> None:
 
 
 def transformers_logits(model, ids: list[int]) -> np.ndarray:
-    import torch
-
     with torch.no_grad():
         return model(torch.tensor([ids])).logits[0].numpy()
 
@@ -106,8 +105,6 @@ def test_logits_of_prefill_and_cached_steps(shape: str, tied: bool, tmp_path: Pa
 
 
 def test_float16_weights_and_cache(tmp_path: Path) -> None:
-    import torch
-
     model = random_llama(SHAPES["grouped"], tied=True)
     with torch.no_grad():  # the same rounded weights on both sides
         for weight in model.parameters():
