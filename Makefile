@@ -3,6 +3,8 @@ PYTHON ?= python3
 SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.py' -o -name '*.pyx' -o -name '*.pyi')
 PIP := -m pip --disable-pip-version-check -q
 
+comma := ,
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-oracles test-isa bench bench-peers dev lint format wheel clean
 
@@ -19,7 +21,7 @@ endef
 $(eval $(call environment,.venv,.))
 $(eval $(call environment,.venv-test,".[test]"))
 $(eval $(call environment,.venv-bench,".[test]"))
-$(eval $(call environment,.venv-oracles,".[test,oracles]"))
+$(eval $(call environment,.venv-oracles,".[test$(comma)oracles]"))
 
 demo: .venv/installed  ## builds, fetches the default model, answers a prompt
 	.venv/bin/lanner run smollm2 "Why is the sky blue? Answer in two sentences." --max-tokens 96
