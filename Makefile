@@ -37,7 +37,7 @@ test-oracles: .venv-oracles/installed  ## compares with PyTorch and transformers
 	.venv-oracles/bin/python -m pytest -q -m oracle
 
 bench: .venv-bench/installed  ## microbenchmarks of the operations, beside the limits of the machine
-	.venv-bench/bin/python -m pytest bench --benchmark-only -q
+	.venv-bench/bin/python -m pytest bench/bench_ops.py --benchmark-enable --benchmark-only -q
 
 # The peer is compiled for this machine, as the fastest build of it is; takes about ten minutes once.
 .venv-peer/installed:
@@ -46,7 +46,7 @@ bench: .venv-bench/installed  ## microbenchmarks of the operations, beside the l
 	@touch $@
 
 bench-peers: .venv-bench/installed .venv-peer/installed  ## compares with llama.cpp on the same file
-	.venv-bench/bin/python bench/compare.py --peer-python .venv-peer/bin/python
+	.venv-bench/bin/python bench/compare.py --peer-python .venv-peer/bin/python --context 4096 --table
 
 .venv-dev/ready: pyproject.toml CMakeLists.txt
 	$(PYTHON) -m venv .venv-dev
