@@ -5,11 +5,22 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
 
 #include "bind/bind.h"
 #include "ops/table.h"
 
 namespace lanner {
+
+// NumPy's name of an element type; asking NumPy itself would import it, which a program does without.
+template <class T>
+constexpr const char* element_name() {
+  return std::is_same_v<T, float>      ? "float32"
+         : std::is_same_v<T, double>   ? "float64"
+         : std::is_same_v<T, int32_t>  ? "int32"
+         : std::is_same_v<T, uint64_t> ? "uint64"
+                                       : "uint8";
+}
 
 // A value of a program: where it lies in the arena (offsets in bytes) and how its rows are counted.
 struct Slot {
@@ -81,8 +92,8 @@ class Fields {
   template <class T>
   Rows<T> rows(const char* name, const pybind11::object& value, bool is_written) {
     Rows<T> out;
-    locate(name, value, pybind11::str(pybind11::dtype::of<T>()).cast<std::string>(), sizeof(T), is_written,
-           out.base, out.cols, out.kind, out.first_copy, out.copy_bytes);
+    locate(name, value, element_name<T>(), sizeof(T), is_written, out.base, out.cols, out.kind,
+           out.first_copy, out.copy_bytes);
     return out;
   }
   void locate(const char* name, const pybind11::object& value, const std::string& dtype, size_t item_bytes,
@@ -101,10 +112,12 @@ class Fields {
 template <class T>
 Vector<T> Fields::vector(const char* name) {
   pybind11::object value = take(name);
-  check(pybind11::isinstance<pybind11::array_t<T, pybind11::array::c_style>>(value), op_, ": ", name,
-        " must be a contiguous array of ", pybind11::str(pybind11::dtype::of<T>()).cast<std::string>());
-  auto array = value.cast<pybind11::array>();
-  return {static_cast<const T*>(array.data()), array.size()};
+  check(pybind11::isinstance<pybind11::buffer>(value), op_, ": ", name, " is a ", type_name(value),
+        ", wanted a vector");
+  const pybind11::buffer_info b = value.cast<pybind11::buffer>().request();
+  check(b.ndim == 1 && b.item_type_is_equivalent_to<T>() && (b.size < 2 || b.strides[0] == sizeof(T)), op_,
+        ": ", name, " must be a contiguous array of ", element_name<T>());
+  return {static_cast<const T*>(b.ptr), b.size};
 }
 
 void fill(Fields& f, EmbedArgs& a);

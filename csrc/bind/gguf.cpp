@@ -177,6 +177,14 @@ Raises ModelFileError naming the key where a string is not UTF-8.)")
           py::arg("key"),
           "Elements of an array, without reading them. Raises ModelFileError if there is none.")
       .def("tensors", &tensors, "TensorInfo by name, in the order of the file.")
+      .def(
+          "tensor_bytes",
+          [](const Gguf& file, const std::string& name) {
+            const TensorInfo& t = file.require_tensor(name);
+            return py::bytes(reinterpret_cast<const char*>(t.data), t.n_bytes);
+          },
+          py::arg("name"),
+          "A copy of the bytes of a tensor; ModelFileError where the file has no such tensor.")
       .def("tensor_data", &tensor_data, py::arg("name"),
            R"(Bytes of a tensor: uint8 (n_bytes,), read-only, a view that keeps the file mapped.
 Raises ModelFileError where the file has no such tensor.)")

@@ -1,6 +1,8 @@
 // Packed weights, the KV cache and the arrays of a step.
 #include <atomic>
 #include <cstring>
+#include <limits>
+#include <utility>
 
 #include "bind/bind.h"
 #include "bind/step.h"
@@ -57,19 +59,39 @@ bool pack_segment(const PackSource& source, const Segment& segment, int n_thread
   return ok.load();
 }
 
-// `gguf`: the file that the sources lie in; their pages are given back once they are packed.
-std::shared_ptr<PackedWeight> pack(const std::vector<SourceTuple>& tuples, int n_threads,
-                                   const std::shared_ptr<Gguf>& gguf) {
-  std::vector<PackSource> sources;
-  for (const SourceTuple& t : tuples) sources.push_back(source_of(t));
+// `file`: where the sources lie, whose pages are given back once they are packed; or nullptr.
+std::shared_ptr<PackedWeight> pack(const std::vector<PackSource>& sources, int n_threads,
+                                   std::shared_ptr<Arena> arena, const MappedFile* file) {
   py::gil_scoped_release unlocked;
-  auto weight = std::make_shared<PackedWeight>(lay_out(sources));
+  auto weight = std::make_shared<PackedWeight>(lay_out(sources, std::move(arena)));
   for (size_t i = 0; i < sources.size(); ++i)
-    if (!pack_segment(sources[i], weight->segments[i], n_threads, gguf ? &gguf->file() : nullptr))
+    if (!pack_segment(sources[i], weight->segments[i], n_threads, file))
       throw ModelFileError(cat("pack: a ", info(sources[i].format).name, " weight of shape (",
                                sources[i].n_rows, ", ", sources[i].k, ") holds an infinite or NaN ",
                                input_of(sources[i].format) == InputKind::kFloat ? "value" : "scale"));
   return weight;
+}
+
+std::shared_ptr<PackedWeight> pack_arrays(const std::vector<SourceTuple>& tuples, int n_threads) {
+  std::vector<PackSource> sources;
+  for (const SourceTuple& t : tuples) sources.push_back(source_of(t));
+  return pack(sources, n_threads, nullptr, nullptr);
+}
+
+// Matrices of a file by (name, interleaved_head_dim).
+std::shared_ptr<PackedWeight> pack_tensors(const std::shared_ptr<Gguf>& gguf,
+                                           const std::vector<std::pair<std::string, int32_t>>& names,
+                                           int n_threads, std::shared_ptr<Arena> arena) {
+  std::vector<PackSource> sources;
+  for (const auto& [name, head_dim] : names) {
+    const TensorInfo& t = gguf->require_tensor(name);
+    constexpr uint64_t kMost = std::numeric_limits<int32_t>::max();
+    check(t.n_dims == 2 && t.dims[0] <= kMost && t.dims[1] <= kMost, "pack: tensor '", name, "' has ",
+          t.n_dims, " dimensions, wanted a matrix of at most ", kMost, " rows and columns");
+    sources.push_back(
+        {t.format, t.data, static_cast<int32_t>(t.dims[1]), static_cast<int32_t>(t.dims[0]), head_dim});
+  }
+  return pack(sources, n_threads, std::move(arena), &gguf->file());
 }
 
 py::array_t<float> unpack(const PackedWeight& w) {
@@ -83,6 +105,26 @@ py::array_t<float> unpack(const PackedWeight& w) {
 template <class T>
 py::array view(std::vector<T>& values, std::vector<py::ssize_t> shape, py::handle owner) {
   return py::array(py::dtype::of<T>(), std::move(shape), values.data(), owner);
+}
+
+// The arrays as memoryviews, for code that does without NumPy. They do not keep the step alive.
+template <class T>
+py::memoryview raw(std::vector<T>& values, py::ssize_t cols) {
+  const auto rows = static_cast<py::ssize_t>(values.size()) / cols;
+  constexpr py::ssize_t item = sizeof(T);
+  if (cols == 1) return py::memoryview::from_buffer(values.data(), {rows}, {item});
+  return py::memoryview::from_buffer(values.data(), {rows, cols}, {cols * item, item});
+}
+
+py::dict memoryviews(StepBuffers& s) {
+  py::dict d;
+  d["token_ids"] = raw(s.token_ids, 1), d["positions"] = raw(s.positions, 1);
+  d["token_seqs"] = raw(s.token_seqs, 1), d["seq_starts"] = raw(s.seq_starts, 1);
+  d["kv_lens"] = raw(s.kv_lens, 1), d["output_rows"] = raw(s.output_rows, 1);
+  d["block_tables"] = py::memoryview::from_buffer(s.block_tables.data(), {s.max_seqs, s.max_pages},
+                                                  {s.max_pages * py::ssize_t{4}, py::ssize_t{4}});
+  d["sampling"] = raw(s.sampling, kSamplingCols);
+  return d;
 }
 
 template <auto member>
@@ -120,9 +162,12 @@ Step StepBuffers::view() const {
 }
 
 void bind_memory(py::module_& m) {
+  py::class_<Arena, std::shared_ptr<Arena>>(m, "Arena").def(py::init<size_t>(), py::arg("n_bytes"));
+
   py::class_<PackedWeight, std::shared_ptr<PackedWeight>>(m, "Packed")
-      .def(py::init(&pack), py::arg("sources"), py::kw_only(), py::arg("n_threads") = 1,
-           py::arg("gguf") = nullptr)
+      .def(py::init(&pack_arrays), py::arg("sources"), py::kw_only(), py::arg("n_threads") = 1)
+      .def_static("from_gguf", &pack_tensors, py::arg("gguf"), py::arg("tensors"), py::kw_only(),
+                  py::arg("n_threads") = 1, py::arg("arena") = nullptr)
       .def_property_readonly("shape", [](const PackedWeight& w) { return py::make_tuple(w.n, w.k); })
       .def_readonly("n_bytes", &PackedWeight::n_bytes)
       .def_property_readonly("formats",
@@ -167,6 +212,7 @@ void bind_memory(py::module_& m) {
       .def_readonly("max_seqs", &StepBuffers::max_seqs)
       .def_readonly("max_outputs", &StepBuffers::max_outputs)
       .def_readonly("max_pages", &StepBuffers::max_pages)
+      .def("memoryviews", &memoryviews)
       .def_property_readonly("token_ids", vector_view<&StepBuffers::token_ids>())
       .def_property_readonly("positions", vector_view<&StepBuffers::positions>())
       .def_property_readonly("token_seqs", vector_view<&StepBuffers::token_seqs>())

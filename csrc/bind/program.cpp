@@ -70,6 +70,17 @@ py::array view(py::object self, const Slot& slot, int32_t n_rows) {
   return slot_view<uint8_t>(self, slot, n_rows);
 }
 
+// The first column of an int32 slot.
+std::vector<int32_t> read_ids(const PyProgram& program, const Slot& slot, int32_t n_rows) {
+  check(slot.dtype == "int32" && n_rows >= 0 &&
+            slot.offset + size_t(n_rows) * size_t(slot.cols) * 4 <= program.arena_bytes(),
+        "Program.read_ids: ", n_rows, " rows of ", slot.dtype, " lie outside the arena or are not int32");
+  const auto* from = reinterpret_cast<const int32_t*>(program.arena() + slot.offset);
+  std::vector<int32_t> ids(n_rows);
+  for (int32_t r = 0; r < n_rows; ++r) ids[r] = from[static_cast<int64_t>(r) * slot.cols];
+  return ids;
+}
+
 RowKind kind_named(const std::string& name) {
   check(name == "tokens" || name == "outputs", "kind is '", name, "', wanted 'tokens' or 'outputs'");
   return name == "tokens" ? RowKind::kTokens : RowKind::kOutputs;
@@ -108,6 +119,7 @@ void bind_program(py::module_& m) {
           py::arg("step"))
       .def("cancel", &Program::cancel)
       .def("clear_cancel", &Program::clear_cancel)
+      .def("read_ids", &read_ids, py::arg("slot"), py::arg("n_rows"))
       .def("view", &view, py::arg("slot"), py::arg("n_rows"))
       .def(
           "cost",

@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <utility>
 
@@ -46,6 +47,33 @@ class Memory {
 
   std::byte* data_ = nullptr;
   size_t n_bytes_ = 0;
+};
+
+constexpr size_t round_up(size_t n, size_t multiple);
+
+// One reservation that many weights share, each behind the other: pages of 2 MB serve weights that are
+// smaller than one, and a fault brings 512 times as much as one of 4 KB. Not for several threads at once.
+class Arena {
+ public:
+  explicit Arena(size_t n_bytes) : memory_(n_bytes + kHugePage) {
+    const auto start = reinterpret_cast<size_t>(memory_.data());
+    used_ = round_up(start, kHugePage) - start;
+    memory_.advise_huge();
+  }
+
+  // nullptr where the reservation is used up.
+  std::byte* take(size_t n_bytes) {
+    if (n_bytes > memory_.n_bytes() - used_) return nullptr;
+    std::byte* at = memory_.data() + used_;
+    used_ += std::min(round_up(n_bytes, 64), memory_.n_bytes() - used_);
+    return at;
+  }
+
+ private:
+  static constexpr size_t kHugePage = size_t{2} << 20;
+
+  Memory memory_;
+  size_t used_ = 0;
 };
 
 constexpr size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }

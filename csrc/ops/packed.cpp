@@ -1,6 +1,7 @@
 #include "ops/packed.h"
 
 #include <limits>
+#include <utility>
 
 namespace lanner {
 
@@ -19,7 +20,7 @@ void check_source(const PackSource& s) {
 
 }  // namespace
 
-PackedWeight lay_out(const std::vector<PackSource>& sources) {
+PackedWeight lay_out(const std::vector<PackSource>& sources, std::shared_ptr<Arena> arena) {
   check(!sources.empty(), "pack: no weight was given");
   PackedWeight w;
   w.k = sources[0].k;
@@ -38,9 +39,14 @@ PackedWeight lay_out(const std::vector<PackSource>& sources) {
   }
   w.n = static_cast<int32_t>(n);
   // Kernels prefetch past the end; what they touch there need not exist, prefetches never fault.
-  w.memory = Memory(w.n_bytes);
-  w.memory.advise_huge();
-  std::byte* at = w.memory.data();
+  std::byte* at = arena ? arena->take(w.n_bytes) : nullptr;
+  if (at) {
+    w.arena = std::move(arena);
+  } else {
+    w.memory = Memory(w.n_bytes);
+    w.memory.advise_huge();
+    at = w.memory.data();
+  }
   for (Segment& s : w.segments) {
     s.data = at;
     at += s.panel_bytes * static_cast<size_t>(s.n_panels);

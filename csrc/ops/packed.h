@@ -18,6 +18,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/dtype.h"
@@ -93,7 +94,8 @@ struct PackedWeight {
   int32_t n_panels = 0;
   size_t n_bytes = 0;
   std::vector<Segment> segments;
-  Memory memory;
+  Memory memory;                 // its own, or
+  std::shared_ptr<Arena> arena;  // part of this
 };
 
 // One panel, as a kernel wants it.
@@ -124,8 +126,9 @@ struct PackSource {
   int32_t interleaved_head_dim;
 };
 
-// Checks the sources and reserves the memory of their fused weight; its panels are still to be packed.
-PackedWeight lay_out(const std::vector<PackSource>& sources);
+// Checks the sources and takes the memory of their fused weight, from the arena as long as that has room; its
+// panels are still to be packed.
+PackedWeight lay_out(const std::vector<PackSource>& sources, std::shared_ptr<Arena> arena = nullptr);
 
 // Row of the source that becomes row r of the packed weight.
 inline int32_t source_row(const PackSource& s, int32_t r) {

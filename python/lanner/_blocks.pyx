@@ -81,9 +81,10 @@ cdef class StepViews:
         self.step = step
         self.max_tokens, self.max_seqs = step.max_tokens, step.max_seqs
         self.max_outputs, self.max_pages = step.max_outputs, step.max_pages
-        self.token_ids, self.positions, self.token_seqs = step.token_ids, step.positions, step.token_seqs
-        self.seq_starts, self.kv_lens, self.output_rows = step.seq_starts, step.kv_lens, step.output_rows
-        self.block_tables, self.sampling = step.block_tables, step.sampling
+        views = step.memoryviews()
+        self.token_ids, self.positions, self.token_seqs = views["token_ids"], views["positions"], views["token_seqs"]
+        self.seq_starts, self.kv_lens, self.output_rows = views["seq_starts"], views["kv_lens"], views["output_rows"]
+        self.block_tables, self.sampling = views["block_tables"], views["sampling"]
 
 
 def fill_step(StepViews to not None, chunks):

@@ -7,13 +7,16 @@ make, and puts a barrier there; the arena then gives every value a place.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from lanner import _core
 from lanner.phases import REPLICABLE, Kind, Phase, Place, Value
+
+if TYPE_CHECKING:
+    from array import array
+
+    import numpy as np
+    import numpy.typing as npt
 
 REPLICATED_ROWS = 4
 """Rows of a private copy: a step with more shares them out instead (kReplicatedRows)."""
@@ -37,7 +40,7 @@ class Instruction:
 class Rope:
     """Rotary embedding: `inv_freq` float64 (head_dim / 2,), any scaling applied."""
 
-    inv_freq: npt.NDArray[np.float64]
+    inv_freq: array[float] | npt.NDArray[np.float64]
 
 
 class Builder:
@@ -65,7 +68,9 @@ class Builder:
         self._emit("embed", name, {"weight": weight, "out": out}, writes=[out])
         return out
 
-    def rms_norm(self, x: Value, weight: npt.NDArray[np.float32], eps: float, name: str) -> Value:
+    def rms_norm(
+        self, x: Value, weight: memoryview[float] | npt.NDArray[np.float32], eps: float, name: str
+    ) -> Value:
         """Like x: x / sqrt(mean(x^2) + eps) * weight, weight (cols,)."""
         out = self._value(x.cols, "float32", x.kind, name)
         args = {"x": x, "weight": weight, "out": out, "eps": eps}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from lanner import _core, models
 from lanner.builder import Builder
 from lanner.config import DecoderConfig, Metadata
 from lanner.program import Program
 from lanner.weights import Weights
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 CHUNK_TOKENS = 512
 """Tokens of the largest step: activations of this many rows stay in L2, weights are read once for all."""
@@ -91,8 +94,8 @@ class Decoder:
         """(R, vocab_size) float32 of the last step, a view that the next one overwrites."""
         return self.program.logits(n_outputs)
 
-    def sampled(self, n_outputs: int) -> npt.NDArray[np.int32]:
-        """(R,) int32 ids that the last step chose, a view that the next one overwrites."""
+    def sampled(self, n_outputs: int) -> list[int]:
+        """Ids that the last step chose, one for every output."""
         return self.program.sampled(n_outputs)
 
     # --- sizes ----------------------------------------------------------------------------------------------

@@ -11,8 +11,6 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-
 from lanner import _core
 from lanner.engine import Engine
 from lanner.handle import Handle, TokenStream, finished_result
@@ -23,6 +21,7 @@ from lanner.sampling import SamplingParams, check_keywords, merged
 from lanner.sequence import Generation, Scoring
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
     from typing_extensions import Unpack
 
@@ -205,6 +204,8 @@ class Model:
     # --- scores ---------------------------------------------------------------------------------------------
     def logits(self, ids: str | TokenIds) -> npt.NDArray[np.float32]:
         """Logits after every token: float32 (len(ids), vocab_size), in one pass."""
+        import numpy as np
+
         ids = self._prompts.ids("logits", "ids", ids)
         out = np.empty((len(ids), self._info.vocab_size), np.float32)
 
@@ -285,6 +286,8 @@ class Model:
 
 def _loss(logits: npt.NDArray[np.float32], id: int) -> float:
     """-log p of a token under a row of logits."""
+    import numpy as np
+
     highest = float(logits.max())
     mass = np.exp(logits - np.float32(highest)).sum(dtype=np.float64)
     return math.log(mass) + highest - float(logits[id])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from lanner import _core
 from lanner.arena import Span, assign
 from lanner.builder import REPLICATED_ROWS, Builder, Instruction
 from lanner.phases import Place, Value
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+ITEM_BYTES = {"float32": 4, "int32": 4, "uint8": 1, "uint64": 8}
+"""Element types of values."""
 
 
 class Program:
@@ -47,7 +51,7 @@ class Program:
     def _lay_out(self, places: list[Place], n_threads: int) -> tuple[dict[Place, _core.Slot], int]:
         spans, copies = [], []
         for place in places:
-            row_bytes = place.cols * np.dtype(place.dtype).itemsize
+            row_bytes = place.cols * ITEM_BYTES[place.dtype]
             shared = _lines(row_bytes * self._rows[place.kind])
             copy = _lines(row_bytes * min(REPLICATED_ROWS, self._rows[place.kind])) if place.replicable else 0
             copies.append((shared, copy))
@@ -63,9 +67,9 @@ class Program:
         """(R, vocab_size) float32, a view that the next run overwrites."""
         return self.core.view(self._slots[self.logits_place], n_outputs)
 
-    def sampled(self, n_outputs: int) -> npt.NDArray[np.int32]:
-        """(R,) int32 token ids that the last run chose, a view that the next run overwrites."""
-        return self.core.view(self._slots[self.sampled_place], n_outputs)[:, 0]
+    def sampled(self, n_outputs: int) -> list[int]:
+        """Token ids that the last run chose, one for every output."""
+        return self.core.read_ids(self._slots[self.sampled_place], n_outputs)
 
     def dump(self, step: _core.Step | None = None) -> str:
         """A line per instruction: name, operation, bytes, FLOPs and shapes of a step (default: one token)."""
@@ -87,6 +91,8 @@ class Program:
         Returns:
             Every value by its name, as the last operation that wrote it left it.
         """
+        import numpy as np
+
         rows = {"tokens": step.n_tokens, "outputs": step.n_outputs}
         arrays: dict[Place, _core.Buffer] = {}
         for place in self._slots:
@@ -118,6 +124,7 @@ def _describe(i: Instruction) -> str:
 def _one_token_step() -> _core.Step:
     step = _core.Step(1, 1, 1, 1)
     step.n_tokens = step.n_seqs = step.n_outputs = 1
-    step.seq_starts[:] = (0, 1)
-    step.kv_lens[0] = 1
+    views = step.memoryviews()
+    views["seq_starts"][1] = 1
+    views["kv_lens"][0] = 1
     return step

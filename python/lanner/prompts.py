@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
+    from typing_extensions import TypeIs
 
     from lanner.tokenizer import Tokenizer
 
@@ -60,23 +61,29 @@ class PromptReader:
 
 def is_list_of_prompts(prompt: object) -> bool:
     """Whether it is a list of texts or of lists of ids, rather than one of either."""
-    if isinstance(prompt, np.ndarray):
+    if _is_array(prompt):
         return prompt.ndim == 2
     if isinstance(prompt, str) or not isinstance(prompt, Sequence) or not prompt:
         return False
-    return isinstance(prompt[0], (str, Sequence, np.ndarray))
+    return isinstance(prompt[0], (str, Sequence)) or _is_array(prompt[0])
+
+
+def _is_array(x: object) -> TypeIs[npt.NDArray[Any]]:
+    # Nobody has an array before NumPy is imported, which a text alone does not need and takes 80 ms.
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(x, numpy.ndarray)
 
 
 def _plain_ids(where: str, name: str, prompt: Any) -> list[int]:
     wanted = "wanted a text or a sequence of token ids"
-    if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, (Sequence, np.ndarray)):
-        raise ValueError(f"{where}: {name} is a {type(prompt).__name__}, {wanted}")
-    if isinstance(prompt, np.ndarray):
+    if _is_array(prompt):
         if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
             raise ValueError(
                 f"{where}: {name} is an array of shape {prompt.shape} and dtype {prompt.dtype}, {wanted}"
             )
         return [int(id) for id in prompt]
+    if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Sequence):
+        raise ValueError(f"{where}: {name} is a {type(prompt).__name__}, {wanted}")
     try:
         return [operator.index(id) for id in prompt]
     except TypeError:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Outputs(Protocol):
     """Rows of the step that has just run; views that the next step overwrites."""
 
-    def sampled(self, n_outputs: int, /) -> npt.NDArray[np.int32]:
-        """(R,) ids that were chosen."""
+    def sampled(self, n_outputs: int, /) -> list[int]:
+        """Ids that were chosen, one for every output."""
 
     def logits(self, n_outputs: int, /) -> npt.NDArray[np.float32]:
         """(R, vocab_size)."""

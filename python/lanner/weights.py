@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from lanner import _core
 
@@ -42,6 +40,8 @@ class Weights:
         self.n_params = 0
         self._tensors = gguf.tensors()
         self._taken: set[str] = set()
+        # Packed weights are as large as the file's, but for rows that are padded to whole panels.
+        self._arena = _core.Arena(gguf.n_bytes + gguf.n_bytes // 16)
 
     def has(self, name: str) -> bool:
         """Whether the file has a tensor of this name."""
@@ -53,7 +53,6 @@ class Weights:
 
     def packed(self, *sources: Source) -> _core.Packed:
         """The fused weight of several (N, K) tensors, in their order."""
-        parts = []
         for source in sources:
             info = self._check(source)
             if info.format not in PACKABLE:
@@ -61,23 +60,22 @@ class Weights:
                     f"{self.gguf.path}: tensor {source.name!r} is {info.format}, which has no kernel here; "
                     f"supported are {', '.join(sorted(PACKABLE))}"
                 )
-            n, k = source.shape
-            parts.append((self.gguf.tensor_data(source.name), info.format, n, k, source.interleaved))
+        parts = [(source.name, source.interleaved) for source in sources]
         try:
-            return _core.Packed(parts, n_threads=self.n_threads, gguf=self.gguf)
+            return _core.Packed.from_gguf(self.gguf, parts, n_threads=self.n_threads, arena=self._arena)
         except (_core.ModelFileError, ValueError) as error:
             names = ", ".join(repr(source.name) for source in sources)
             raise _core.ModelFileError(f"{self.gguf.path}: tensor {names}: {error}") from error
 
-    def vector(self, source: Source) -> npt.NDArray[np.float32]:
+    def vector(self, source: Source) -> memoryview[float]:
         """A float32 vector, such as the weight of a norm; finite."""
         info = self._check(source)
         if info.format != "f32":
             raise _core.UnsupportedModelError(
                 f"{self.gguf.path}: tensor {source.name!r} is {info.format}, wanted f32"
             )
-        values: npt.NDArray[np.float32] = self.gguf.tensor_data(source.name).view(np.float32).copy()
-        if not np.isfinite(values).all():
+        values = memoryview(self.gguf.tensor_bytes(source.name)).cast("f")
+        if not all(map(math.isfinite, values)):
             raise _core.ModelFileError(
                 f"{self.gguf.path}: tensor {source.name!r} holds an infinite or NaN value"
             )
@@ -106,6 +104,6 @@ class Weights:
             )
         if source.name not in self._taken:
             self._taken.add(source.name)
-            self.n_params += int(np.prod(info.shape))
+            self.n_params += math.prod(info.shape)
             self.n_bytes_by_format[info.format] = self.n_bytes_by_format.get(info.format, 0) + info.n_bytes
         return info

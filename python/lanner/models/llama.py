@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from lanner import _core
 from lanner.builder import Builder, Rope
@@ -18,10 +16,10 @@ from lanner.weights import Source, Weights
 class Layer:
     """Weights of one layer; fused ones are ranges of rows, each in the format of its tensor."""
 
-    attn_norm: npt.NDArray[np.float32]
+    attn_norm: memoryview[float]
     qkv: _core.Packed
     o: _core.Packed
-    ffn_norm: npt.NDArray[np.float32]
+    ffn_norm: memoryview[float]
     gate_up: _core.Packed
     down: _core.Packed
 
@@ -32,7 +30,7 @@ class LlamaWeights:
 
     tok: _core.Packed
     layers: list[Layer]
-    norm: npt.NDArray[np.float32]
+    norm: memoryview[float]
     head: _core.Packed
 
 
@@ -103,7 +101,7 @@ def load(cfg: DecoderConfig, w: Weights) -> LlamaWeights:
 def build(b: Builder, cfg: DecoderConfig, w: LlamaWeights) -> tuple[Value, Value]:
     """Emits the program; returns the logits (R, vocab_size) and the sampled ids (R, 1)."""
     eps = cfg.rms_norm_eps
-    rope = Rope(cfg.rope_theta ** (-np.arange(0, cfg.head_dim, 2, dtype=np.float64) / cfg.head_dim))
+    rope = Rope(array("d", (cfg.rope_theta ** (-i / cfg.head_dim) for i in range(0, cfg.head_dim, 2))))
     x = b.embed(w.tok)
     for i, layer in enumerate(w.layers):
         b.scope = f"L{i:02d}."
