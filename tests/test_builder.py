@@ -17,7 +17,7 @@ from tiny_llama import EPS, MODELS, make
 
 REPLICABLE = {"gather_rows", "rms_norm", "quantize_rows", "rope_table"}
 WRITES = {"quantize_rows": ("int8", "int16"), "quantize_cols": ("int8", "int16"), "rope_append": ("qkv",),
-          "sample": ("keys", "out")}  # fmt: skip
+          "sample": ("out",)}  # fmt: skip
 OWN = {
     "quantize_cols": ("x", "int8", "int16"),
     "rope_append": ("qkv",),

@@ -167,7 +167,7 @@ def test_close_ends_what_runs(make):
     thread = threading.Thread(target=score)
     thread.start()
     assert decoder.started.wait(LIMIT_S)
-    until(lambda: model._engine._inbox.qsize() == 3)
+    until(lambda: model._engine._inbox.qsize() + len(model._engine._scheduler) == 4)
     model.close()
     assert (decoder.n_steps, decoder.n_stopped) == (1, 1)
     assert running.result(timeout=LIMIT_S).finish_reason == "cancelled"

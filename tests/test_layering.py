@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -51,10 +53,14 @@ def test_only_bind_knows_python(path: Path) -> None:
 
 def imports_of(path: Path) -> set[str]:
     """Modules of the package that a file imports anywhere."""
-    text = path.read_text()
-    names = set(re.findall(r"^\s*(?:from|import) lanner\.(\w+)", text, re.MULTILINE))
-    for group in re.findall(r"^\s*from lanner import (.+)$", text, re.MULTILINE):
-        names |= {name.strip().split(" as ")[0] for name in group.strip("()").split(",")}
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.removeprefix("lanner.") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "lanner":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").removeprefix("lanner."))
     return names
 
 
@@ -85,9 +91,12 @@ def isa_objects() -> list[Path]:
     return sorted(ROOT.glob("build/**/cpu_*.dir/**/*.o"))
 
 
-@pytest.mark.parametrize("path", isa_objects(), ids=lambda p: p.parts[-4] if len(p.parts) > 4 else p.name)
-def test_kernels_export_no_weak_code(path: Path) -> None:
+def test_kernels_export_no_weak_code() -> None:
     """A weak function in two objects with different flags: the linker would keep either one."""
-    listing = subprocess.run(["nm", "-C", str(path)], capture_output=True, text=True, check=True).stdout
-    weak = [line for line in listing.splitlines() if re.match(r"[0-9a-f]* [Ww] ", line.strip())]
-    assert not [line for line in weak if re.match(r"[0-9a-f]+ ", line)]
+    objects = isa_objects()
+    if not objects and not os.environ.get("LANNER_REQUIRE_MODELS"):
+        pytest.skip("no object files beside the sources: make test builds them there")
+    assert objects
+    for path in objects:
+        listing = subprocess.run(["nm", "-C", str(path)], capture_output=True, text=True, check=True).stdout
+        assert not re.findall(r"^[0-9a-f]+ [Ww] .*$", listing, re.MULTILINE), path

@@ -4,6 +4,24 @@ namespace py = pybind11;
 
 namespace lanner {
 
+namespace {
+
+// Whether the largest step and every worker's copy stay inside the arena.
+bool fits(const Slot& slot, size_t item_bytes, const Program& p) {
+  const StepLimits& most = p.limits();
+  const size_t rows = slot.kind == RowKind::kTokens ? most.max_tokens : most.max_outputs;
+  if (slot.cols < 0 || slot.offset > p.arena_bytes() || slot.offset % item_bytes != 0) return false;
+  const size_t room = p.arena_bytes() - slot.offset, row_bytes = slot.cols * item_bytes;
+  if (row_bytes > room / rows) return false;
+  if (slot.first_copy == 0) return true;
+  const size_t copies = static_cast<size_t>(p.n_threads() - 1);
+  return slot.first_copy >= row_bytes * rows && slot.first_copy <= room &&
+         row_bytes * kReplicatedRows <= slot.copy_bytes + (rows < kReplicatedRows ? room : 0) &&
+         (copies == 0 || slot.copy_bytes <= (room - slot.first_copy) / copies);
+}
+
+}  // namespace
+
 std::string Fields::type_name(const py::object& value) {
   return py::str(py::type::of(value).attr("__name__")).cast<std::string>();
 }
@@ -32,14 +50,16 @@ void Fields::locate(const char* name, const py::object& value, const std::string
                     size_t& copy_bytes) {
   if (py::isinstance<Slot>(value)) {
     const auto& slot = value.cast<const Slot&>();
-    check(arena_ != nullptr, op_, ": ", name, " is a slot of a program, wanted an array");
+    check(program_ != nullptr, op_, ": ", name, " is a slot of a program, wanted an array");
     check(slot.dtype == dtype, op_, ": ", name, " is ", slot.dtype, ", wanted ", dtype);
-    base = arena_ + slot.offset, cols = slot.cols, kind = slot.kind;
+    check(fits(slot, item_bytes, *program_), op_, ": ", name, " is a slot that does not lie in the arena of ",
+          program_->arena_bytes(), " bytes");
+    base = program_->arena() + slot.offset, cols = slot.cols, kind = slot.kind;
     first_copy = slot.first_copy, copy_bytes = slot.copy_bytes;
     return;
   }
-  check(arena_ == nullptr && py::isinstance<Buffer>(value), op_, ": ", name, " is a ", type_name(value),
-        ", wanted a ", arena_ ? "Slot" : "Buffer");
+  check(program_ == nullptr && py::isinstance<Buffer>(value), op_, ": ", name, " is a ", type_name(value),
+        ", wanted a ", program_ ? "Slot" : "Buffer");
   auto& buffer = value.cast<Buffer&>();
   py::array& a = buffer.array;
   const std::string given = py::str(a.dtype()).cast<std::string>();
@@ -89,8 +109,6 @@ void fill(Fields& f, AttentionArgs& a) {
   a = {f.rows<float>("q"),           f.written<float>("out"),  f.cache("cache"), f.number<int32_t>("layer"),
        f.number<int32_t>("n_heads"), f.number<float>("scale"), f.plan()};
 }
-void fill(Fields& f, SampleArgs& a) {
-  a = {f.rows<float>("logits"), f.written<uint64_t>("keys"), f.written<int32_t>("out")};
-}
+void fill(Fields& f, SampleArgs& a) { a = {f.rows<float>("logits"), f.written<int32_t>("out")}; }
 
 }  // namespace lanner

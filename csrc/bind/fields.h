@@ -8,7 +8,7 @@
 #include <type_traits>
 
 #include "bind/bind.h"
-#include "ops/table.h"
+#include "program/program.h"
 
 namespace lanner {
 
@@ -39,9 +39,10 @@ struct Buffer {
 
 class Fields {
  public:
-  // Slots are resolved against `arena`; arrays must have the rows that `step` asks for.
-  Fields(const char* op, pybind11::dict values, std::byte* arena, const Step* step, AttentionPlan* plan)
-      : op_(op), values_(std::move(values)), arena_(arena), step_(step), plan_(plan) {}
+  // Slots are resolved in the arena of `program`; arrays, where there is none, must have the rows that `step`
+  // asks for.
+  Fields(const char* op, pybind11::dict values, const Program* program, const Step* step, AttentionPlan* plan)
+      : op_(op), values_(std::move(values)), program_(program), step_(step), plan_(plan) {}
 
   // A value that the operation reads.
   template <class T>
@@ -103,7 +104,7 @@ class Fields {
 
   const char* op_;
   pybind11::dict values_;
-  std::byte* arena_;
+  const Program* program_;
   const Step* step_;
   AttentionPlan* plan_;
   size_t n_taken_ = 0;

@@ -127,8 +127,9 @@ void translate_file_error(std::exception_ptr error) {
   try {
     if (error) std::rethrow_exception(error);
   } catch (const FileError& e) {
+    const py::object path = python_path(e.path);  // may set errno itself
     errno = e.error_number;
-    PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, python_path(e.path).ptr());
+    PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path.ptr());
   }
 }
 

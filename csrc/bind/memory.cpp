@@ -11,6 +11,7 @@
 #include "formats/gguf.h"
 #include "ops/kv_cache.h"
 #include "ops/packed.h"
+#include "ops/quantize_rows.h"
 
 namespace py = pybind11;
 
@@ -201,6 +202,15 @@ void bind_memory(py::module_& m) {
       .def_readonly("n_pages", &KvCache::n_pages)
       .def_property_readonly("page_bytes", &KvCache::page_bytes);
   m.attr("PAGE_POSITIONS") = kPagePositions;
+  m.attr("BLOCK") = kBlock;
+  m.attr("PANEL_ROWS") = kPanelRows;
+  py::dict code_bytes;  // of a block of activations, by the form of its codes
+  code_bytes["int8"] = int8_row_bytes(kBlock), code_bytes["int16"] = int16_row_bytes(kBlock);
+  m.attr("CODE_BYTES") = code_bytes;
+  py::set packable;
+  for (const FormatInfo& f : kFormats)
+    if (can_pack(f.format)) packable.add(f.name);
+  m.attr("PACKABLE") = py::frozenset(packable);
 
   py::class_<StepBuffers>(m, "Step")
       .def(py::init<int32_t, int32_t, int32_t, int32_t>(), py::arg("max_tokens"), py::arg("max_seqs"),

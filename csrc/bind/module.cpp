@@ -1,4 +1,7 @@
+#include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <cstring>
 
 #include "bind/bind.h"
 #include "core/check.h"
@@ -22,7 +25,9 @@ double probe_read_bandwidth(int n_threads, size_t n_bytes, int n_runs) {
   check(n_threads >= 1 && n_bytes >= 4096 && n_runs >= 1,
         "probe_read_bandwidth: n_threads, n_bytes and n_runs are ", n_threads, ", ", n_bytes, ", ", n_runs,
         ", wanted at least 1, 4096 and 1");
-  const size_t slice = n_bytes / n_threads / 512 * 512;
+  check(n_threads <= kMaxThreads, "probe_read_bandwidth: n_threads is ", n_threads, ", wanted at most ",
+        kMaxThreads);
+  const size_t slice = std::max<size_t>(n_bytes / n_threads / 512, 1) * 512;
   Memory memory(slice * n_threads);
   memory.advise_huge();
   Pool::get().run(n_threads, [&](int id) { std::memset(memory.data() + slice * id, 1, slice); });
@@ -83,6 +88,7 @@ PYBIND11_MODULE(_core, m) {
   bind_bpe(m);
   bind_memory(m);
   bind_program(m);
+  m.attr("MAX_THREADS") = kMaxThreads;
   m.def("isa", [] { return cpu_table().name; });
   m.def("runnable_isas", &runnable_isas);
   m.def("default_threads", &limits_as_dict);

@@ -20,9 +20,9 @@ struct PyProgram : Program {
   void add_named(const std::string& op, const std::string& name, py::dict values, bool barrier) {
 #define LANNER_ADD(known, Args)                                \
   if (op == #known) {                                          \
-    Fields fields(#known, values, arena(), nullptr, &plan());  \
+    Fields fields(#known, values, this, nullptr, &plan());     \
     add<Args>(#known, name, barrier, read_args<Args>(fields)); \
-    owners.push_back(values);                                  \
+    owners.push_back(values.attr("copy")());                   \
     return;                                                    \
   }
     LANNER_OPS(LANNER_ADD)
@@ -60,10 +60,10 @@ py::array slot_view(py::object self, const Slot& slot, int32_t n_rows) {
 
 // The shared copy of a slot; meaningful after a run for values that the list does not overwrite.
 py::array view(py::object self, const Slot& slot, int32_t n_rows) {
-  const size_t item = slot.dtype == "float32" || slot.dtype == "int32" ? 4 : slot.dtype == "uint64" ? 8 : 1;
+  const size_t item = slot.dtype == "float32" || slot.dtype == "int32" ? 4 : 1;
   const auto& program = self.cast<const PyProgram&>();
-  check(n_rows >= 0 && slot.cols >= 0 &&
-            slot.offset + size_t(n_rows) * size_t(slot.cols) * item <= program.arena_bytes(),
+  check(n_rows >= 0 && slot.cols >= 0 && slot.offset <= program.arena_bytes() &&
+            size_t(n_rows) * size_t(slot.cols) * item <= program.arena_bytes() - slot.offset,
         "Program.view: ", n_rows, " rows of ", slot.cols, " columns lie outside the arena");
   if (slot.dtype == "float32") return slot_view<float>(self, slot, n_rows);
   if (slot.dtype == "int32") return slot_view<int32_t>(self, slot, n_rows);
@@ -72,8 +72,8 @@ py::array view(py::object self, const Slot& slot, int32_t n_rows) {
 
 // The first column of an int32 slot.
 std::vector<int32_t> read_ids(const PyProgram& program, const Slot& slot, int32_t n_rows) {
-  check(slot.dtype == "int32" && n_rows >= 0 &&
-            slot.offset + size_t(n_rows) * size_t(slot.cols) * 4 <= program.arena_bytes(),
+  check(slot.dtype == "int32" && n_rows >= 0 && slot.cols >= 0 && slot.offset <= program.arena_bytes() &&
+            size_t(n_rows) * size_t(slot.cols) * 4 <= program.arena_bytes() - slot.offset,
         "Program.read_ids: ", n_rows, " rows of ", slot.dtype, " lie outside the arena or are not int32");
   const auto* from = reinterpret_cast<const int32_t*>(program.arena() + slot.offset);
   std::vector<int32_t> ids(n_rows);
@@ -134,6 +134,8 @@ void bind_program(py::module_& m) {
       .def_property_readonly("n_threads", &Program::n_threads)
       .def_property_readonly("arena_bytes", &Program::arena_bytes)
       .def("__len__", [](const PyProgram& p) { return p.instructions().size(); });
+
+  m.attr("REPLICATED_ROWS") = kReplicatedRows;
 
   py::module_ ops =
       m.def_submodule("ops", "Every operation of a program, on arrays (Buffer), on the calling thread.");

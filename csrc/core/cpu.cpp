@@ -119,7 +119,7 @@ ThreadLimits thread_limits() {
   // Rounded down: one thread too many gets the whole lockstep group throttled.
   if (limits.cgroup_quota > 0)
     limits.n_threads = std::min(limits.n_threads, static_cast<int>(std::floor(limits.cgroup_quota)));
-  limits.n_threads = std::max(limits.n_threads, 1);
+  limits.n_threads = std::clamp(limits.n_threads, 1, kMaxThreads);
   return limits;
 }
 

@@ -59,7 +59,7 @@ Pool& Pool::get() {
 void Pool::grow(int n_workers) {
   if (!shared_) shared_ = std::make_shared<Shared>();
   while (n_workers_ < n_workers) {
-    const int id = ++n_workers_;
+    const int id = n_workers_ + 1;
     std::thread([shared = shared_, id, seen = shared_->generation.load()]() mutable {
       for (;;) {
         wait_for_change(shared->generation, seen);
@@ -69,6 +69,7 @@ void Pool::grow(int n_workers) {
         shared->n_running.fetch_sub(1, std::memory_order_release);
       }
     }).detach();
+    ++n_workers_;  // only now: a thread that the system refused must not be waited for
   }
 }
 

@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "core/cpu.h"
+
 namespace lanner {
 
 // Tells the core that this is a wait, without giving up the time slice.
@@ -60,8 +62,6 @@ class Barrier {
 
 class Pool {
  public:
-  static constexpr int kMaxThreads = 255;  // a worker's task and its size share one 32-bit word
-
   // The pool of this process; a forked child gets a new one.
   static Pool& get();
 

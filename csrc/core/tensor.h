@@ -38,8 +38,9 @@ struct Worker {
   std::byte* scratch = nullptr;         // kScratchBytes, private
 };
 
-// Enough for an unpacked panel (24 KB), the tile of sums beside it, and an attention strip.
-inline constexpr size_t kScratchBytes = size_t{1} << 20;
+// Enough for an unpacked panel, an attention strip, and a 64-bit key for each of 2^19 tokens, twice the
+// largest vocabulary in use. Pages become resident when they are touched.
+inline constexpr size_t kScratchBytes = size_t{4} << 20;
 
 // A (rows, cols) value, rows contiguous. Replicable values have one small copy per further worker behind
 // the shared one.

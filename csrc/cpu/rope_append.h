@@ -16,16 +16,12 @@ inline void rotate(const float* x, const float* table, int half, float* out) {
   }
 }
 
-// Values beyond the range of float16 are stored as its largest: an infinity would turn a masked weight of 0
-// into NaN.
-inline F32 within_f16(F32 v) { return min(set1(65504.0f), max(set1(-65504.0f), v)); }
-
 // n (a multiple of 16) cache elements from floats.
 inline void to_cache(const float* from, int n, Format format, std::byte* to) {
   if (format == Format::F32) {
     std::memcpy(to, from, sizeof(float) * n);
   } else {
-    for (int i = 0; i < n; i += 16) store_f16(to + 2 * i, within_f16(load(from + i)));
+    for (int i = 0; i < n; i += 16) store_f16(to + 2 * i, load(from + i));
   }
 }
 

@@ -10,6 +10,8 @@
 namespace lanner::LANNER_ISA_NS {
 namespace {
 
+inline float abs1(float x) { return x < 0 ? -x : x; }
+
 inline int argmax(const float* x, int n) {
   F32 best = set1(-__builtin_inff());
   int i = 0;
@@ -165,12 +167,16 @@ void sample(const SampleArgs& a, const Step& step, const Worker& worker, int beg
     const float* how = step.sampling + static_cast<int64_t>(r) * kSamplingCols;
     const float temperature = how[0], top_k = how[1], top_p = how[2], min_p = how[3], uniform = how[4];
     int id = argmax(logits, a.logits.cols);
+    if (!(abs1(logits[id]) <= __FLT_MAX__)) {
+      *a.out.row(worker, r) = -1;  // infinite, or none is a number: there is nothing to choose by
+      continue;
+    }
     const float inverse = 1.0f / temperature;
     if (temperature > 0 && inverse <= __FLT_MAX__) {  // a denormal temperature is greedy
       const Draw d{logits, a.logits.cols, logits[id], inverse};
-      id = top_k > 0 || top_p < 1
-               ? draw_from_top(d, a.keys.row(worker, r), static_cast<int>(top_k), top_p, min_p, uniform)
-               : draw_from_all(d, min_p, uniform);
+      id = top_k > 0 || top_p < 1 ? draw_from_top(d, reinterpret_cast<uint64_t*>(worker.scratch),
+                                                  static_cast<int>(top_k), top_p, min_p, uniform)
+                                  : draw_from_all(d, min_p, uniform);
     }
     *a.out.row(worker, r) = id;
   }

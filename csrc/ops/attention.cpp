@@ -21,9 +21,9 @@ void add_sequence(AttentionPlan& plan, const AttentionArgs& a, const Step& step,
   const bool split = end - first <= kSplitTokens && chunks > 1;
   const size_t row_floats = 2 + static_cast<size_t>(c.value_dim);
 
-  for (int32_t head = 0; head < c.n_kv_heads; ++head) {
-    for (int32_t t = end; t > first; t -= std::min(strip, t - first)) {
-      const int32_t n = std::min(strip, t - first);
+  for (int32_t t = end; t > first; t -= std::min(strip, t - first)) {
+    const int32_t n = std::min(strip, t - first);
+    for (int32_t head = 0; head < c.n_kv_heads; ++head) {
       const int32_t group = static_cast<int32_t>(plan.groups.size());
       plan.groups.push_back({static_cast<int32_t>(plan.units.size()), split ? chunks : 1});
       for (int chunk = split ? 0 : -1; chunk < (split ? chunks : 0); ++chunk) {

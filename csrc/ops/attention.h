@@ -47,7 +47,7 @@ struct AttentionArgs {
   AttentionPlan* plan;  // shared by all layers of a program
 };
 
-// Cuts the step into units, longest first; once per step.
+// Cuts the step into units, the longest of each sequence first; once per step.
 void prepare(AttentionPlan& plan, const AttentionArgs& a, const Step& step);
 
 inline void check(const AttentionArgs& a) {

@@ -37,10 +37,16 @@ struct KvCache {
           ", wanted positive numbers");
     key_bytes = size_t{kPagePositions} * head_dim * info(f).bytes;
     value_bytes = size_t{kPagePositions} * value_dim * info(f).bytes;
-    memory = Memory(page_bytes() * n_pages);
+    size_t n_bytes = key_bytes + value_bytes;
+    const bool overflows = __builtin_mul_overflow(n_bytes, size_t(kv_heads), &n_bytes) ||
+                           __builtin_mul_overflow(n_bytes, size_t(layers), &n_bytes) ||
+                           __builtin_mul_overflow(n_bytes, size_t(pages), &n_bytes);
+    check(!overflows, "KvCache: ", layers, " layers, ", pages, " pages, ", kv_heads, " heads of ", dim,
+          " are more than memory can address");
+    memory = Memory(n_bytes);
   }
 
-  size_t page_bytes() const { return n_layers * n_kv_heads * (key_bytes + value_bytes); }
+  size_t page_bytes() const { return size_t(n_layers) * n_kv_heads * (key_bytes + value_bytes); }
   std::byte* key(int layer, int page, int head) const {
     return memory.data() + (size_t(layer) * n_pages + page) * n_kv_heads * (key_bytes + value_bytes) +
            head * key_bytes;

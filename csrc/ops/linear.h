@@ -51,13 +51,12 @@ inline void check_input(const char* op, const LinearInput& in, const PackedWeigh
 }
 
 // Units of unit_rows output rows need every segment but the last to end on a unit's border.
-inline int count_units(const char* op, const PackedWeight& w, int32_t unit_rows) {
+inline void check_unit_rows(const char* op, const PackedWeight& w, int32_t unit_rows) {
   check(unit_rows > 0 && unit_rows % kPanelRows == 0, op, ": unit_rows is ", unit_rows,
         ", wanted a positive multiple of ", kPanelRows);
   for (size_t i = 0; i + 1 < w.segments.size() && unit_rows > kPanelRows; ++i)
     check(w.segments[i].n_rows % unit_rows == 0, op, ": a segment of ", w.segments[i].n_rows,
           " rows does not divide into units of ", unit_rows);
-  return (w.n_panels * kPanelRows + unit_rows - 1) / unit_rows;
 }
 
 inline Cost cost_of_weight(const PackedWeight& w, double n_rows) {
@@ -67,7 +66,7 @@ inline Cost cost_of_weight(const PackedWeight& w, double n_rows) {
 inline void check(const LinearArgs& a) {
   check_input("linear", a.in, *a.weight, a.out);
   check_cols("linear", "out", a.out, a.weight->n);
-  count_units("linear", *a.weight, a.unit_rows);
+  check_unit_rows("linear", *a.weight, a.unit_rows);
 }
 inline int units(const LinearArgs& a, const Step&) {
   return (a.weight->n_panels * kPanelRows + a.unit_rows - 1) / a.unit_rows;

@@ -24,15 +24,25 @@ RowKind output_kind(const Args& args) {
     return RowKind::kTokens;
 }
 
+// One plan of units serves all attentions of a program.
+bool same_geometry(const AttentionArgs& a, const AttentionArgs& b) {
+  return a.n_heads == b.n_heads && a.cache->n_kv_heads == b.cache->n_kv_heads &&
+         a.cache->head_dim == b.cache->head_dim && a.cache->value_dim == b.cache->value_dim;
+}
+
+int checked_threads(int n_threads) {
+  check(n_threads >= 1 && n_threads <= kMaxThreads, "Program: n_threads is ", n_threads, ", wanted 1 to ",
+        kMaxThreads);
+  return n_threads;
+}
+
 }  // namespace
 
 Program::Program(size_t arena_bytes, int n_threads, int32_t max_tokens, int32_t max_outputs)
-    : n_threads_(n_threads),
+    : n_threads_(checked_threads(n_threads)),
       arena_(arena_bytes),
       scratch_(kScratchBytes * static_cast<size_t>(n_threads)),
       barrier_(n_threads) {
-  check(n_threads >= 1 && n_threads <= Pool::kMaxThreads, "Program: n_threads is ", n_threads,
-        ", wanted 1 to ", Pool::kMaxThreads);
   check(max_tokens >= 1 && max_outputs >= 1, "Program: max_tokens and max_outputs are ", max_tokens, " and ",
         max_outputs, ", wanted at least 1");
   limits_.max_tokens = max_tokens;
@@ -42,13 +52,19 @@ Program::Program(size_t arena_bytes, int n_threads, int32_t max_tokens, int32_t 
 template <class Args>
 void Program::add(const char* op, std::string name, bool barrier, const Args& args) {
   check(args);
-  if constexpr (std::is_same_v<Args, EmbedArgs>) limits_.vocab_size = args.weight->n;
-  if constexpr (std::is_same_v<Args, AttentionArgs> || std::is_same_v<Args, RopeAppendArgs>)
-    limits_.n_pages = args.cache->n_pages;
+  constexpr bool is_attention = std::is_same_v<Args, AttentionArgs>;
+  if constexpr (std::is_same_v<Args, EmbedArgs>)
+    limits_.vocab_size = std::min(limits_.vocab_size, args.weight->n);
+  if constexpr (requires { args.cache; })
+    limits_.n_pages = limits_.n_pages ? std::min(limits_.n_pages, args.cache->n_pages) : args.cache->n_pages;
+  if constexpr (is_attention)
+    check(!attention_ || same_geometry(args, *attention_), "Program: ", name,
+          " (attention) has other heads than the first attention of the list, whose plan it shares");
   Instruction i{std::move(name),
                 op,
                 barrier,
                 kReplicable<Args>,
+                is_attention,
                 output_kind(args),
                 std::make_unique<AnyArgs>(args),
                 nullptr,
@@ -56,7 +72,7 @@ void Program::add(const char* op, std::string name, bool barrier, const Args& ar
                 [](const void* a, const Step& step) { return units(*static_cast<const Args*>(a), step); },
                 [](const void* a, const Step& step) { return cost(*static_cast<const Args*>(a), step); }};
   i.raw = &std::get<Args>(*i.args);
-  if constexpr (std::is_same_v<Args, AttentionArgs>)
+  if constexpr (is_attention)
     if (!attention_) attention_ = static_cast<const AttentionArgs*>(i.raw);
   push(std::move(i));
 }
@@ -76,14 +92,20 @@ void Program::push(Instruction i) {
   if (i.replicable) {
     check(phase.first_main == index, "Program: ", i.name, " (", i.op,
           ") is replicable and must come before the other operations of its phase");
+    const RowKind kind = phase.first == index ? i.kind : instructions_[phase.first].kind;
+    check(i.kind == kind, "Program: ", i.name, " (", i.op, ") has rows of ", kind_name(i.kind),
+          ", the replicable operations before it in its phase have rows of ", kind_name(kind));
     phase.first_main = index + 1;
   } else if (phase.first_main < index) {
-    Step one;
-    one.n_tokens = one.n_outputs = 1;
-    const Instruction& first = instructions_[phase.first_main];
-    check(first.units(first.raw, one) == i.units(i.raw, one), "Program: ", i.name, " (", i.op, ") has ",
-          i.units(i.raw, one), " units, ", first.name, " in the same phase has ",
-          first.units(first.raw, one));
+    // Equal for two unlike steps means: counted alike.
+    for (const auto& [n_tokens, n_outputs] : {std::pair{1, 1}, std::pair{2, 3}}) {
+      Step step;
+      step.n_tokens = n_tokens, step.n_outputs = n_outputs;
+      const Instruction& first = instructions_[phase.first_main];
+      const int wanted = first.units(first.raw, step), given = i.units(i.raw, step);
+      check(given == wanted, "Program: ", i.name, " (", i.op, ") has ", given, " units, ", first.name,
+            " in the same phase has ", wanted);
+    }
   }
   phase.end = index + 1;
   instructions_.push_back(std::move(i));
@@ -95,7 +117,7 @@ void Program::check_step(const Step& s) const {
         ", wanted 1 to ", limits_.max_tokens);
   check(s.n_outputs >= 0 && s.n_outputs <= limits_.max_outputs, op, ": n_outputs is ", s.n_outputs,
         ", wanted 0 to ", limits_.max_outputs);
-  if (limits_.vocab_size) check_token_ids(op, s, limits_.vocab_size);
+  check_token_ids(op, s, limits_.vocab_size);
   check_output_rows(op, s);
   if (limits_.n_pages) check_sequences(op, s, limits_.n_pages);
 }
@@ -146,10 +168,11 @@ void Program::run_units(const Phase& phase, int index, const Step& step, const W
     for (int i = phase.first_main; i < phase.end; ++i)
       instructions_[i].run(instructions_[i].raw, step, worker, begin, end);
   };
-  const int share = (n - n / kDynamicShare) / n_threads_;
+  const int share = first.uneven ? 0 : (n - n / kDynamicShare) / n_threads_;
   if (share > 0) run_range(share * worker.id, share * (worker.id + 1));
   // Eight claims a thread for what is left: small enough to even out, few enough to cost nothing.
-  const int fixed = share * n_threads_, grain = std::max(1, (n - fixed) / (8 * n_threads_));
+  const int fixed = share * n_threads_,
+            grain = first.uneven ? 1 : std::max(1, (n - fixed) / (8 * n_threads_));
   for (;;) {
     const int begin = fixed + next_unit_[index].fetch_add(grain, std::memory_order_relaxed);
     if (begin >= n) return;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <atomic>
+#include <limits>
 #include <memory>
 #include <string>
 #include <variant>
@@ -33,6 +34,7 @@ struct Instruction {
   std::string op;
   bool barrier;  // all threads meet before it
   bool replicable;
+  bool uneven;   // units differ in cost: threads take them one by one
   RowKind kind;  // rows of a replicable operation
   std::unique_ptr<AnyArgs> args;
   const void* raw;  // the alternative inside args
@@ -41,11 +43,11 @@ struct Instruction {
   Cost (*cost)(const void* args, const Step& step);
 };
 
-// What a step may refer to, taken from the operations of the list.
+// What a step may refer to, taken from the operations of the list: the smallest vocabulary and cache.
 struct StepLimits {
   int32_t max_tokens = 0, max_outputs = 0;
-  int32_t vocab_size = 0;  // 0 without an embed
-  int32_t n_pages = 0;     // 0 without a cache
+  int32_t vocab_size = std::numeric_limits<int32_t>::max();
+  int32_t n_pages = 0;  // 0 without a cache
 };
 
 class Program {
@@ -64,6 +66,7 @@ class Program {
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
   void clear_cancel() { cancelled_.store(false, std::memory_order_relaxed); }
 
+  const StepLimits& limits() const { return limits_; }
   std::byte* arena() const { return arena_.data(); }
   size_t arena_bytes() const { return arena_.n_bytes(); }
   AttentionPlan& plan() { return plan_; }

@@ -15,6 +15,12 @@ class DeviceError(Exception): ...
 class Cancelled(Exception): ...
 
 PAGE_POSITIONS: int
+REPLICATED_ROWS: int
+BLOCK: int
+PANEL_ROWS: int
+MAX_THREADS: int
+PACKABLE: frozenset[str]
+CODE_BYTES: dict[str, int]
 
 class TensorInfo:
     @property

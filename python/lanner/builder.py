@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-REPLICATED_ROWS = 4
-"""Rows of a private copy: a step with more shares them out instead (kReplicatedRows)."""
-
-BLOCK = 32
-"""Values that share a scale, in weights and in activations."""
-
 
 @dataclass(frozen=True)
 class Instruction:
@@ -102,7 +96,7 @@ class Builder:
             if add_to
             else self._value(weight.shape[0], "float32", x.kind, name)
         )
-        unit_rows = self.head_dim if by_heads and self._heads_are_units(weight) else 16
+        unit_rows = self.head_dim if by_heads and self._heads_are_units(weight) else _core.PANEL_ROWS
         args = {"weight": weight, **inputs, "out": out, "add": add_to is not None, "unit_rows": unit_rows}
         self._emit("linear", name, args, reads=list(inputs.values()), writes=[out], unit=unit_rows)
         return out
@@ -111,7 +105,7 @@ class Builder:
         """silu(x @ gate.T) * (x @ up.T), (T, M), for the fused weight (2M, K)."""
         inputs = self._inputs(x, weight, name)
         out = self._value(weight.shape[0] // 2, "float32", x.kind, name)
-        unit_rows = BLOCK if out.cols % BLOCK == 0 else 16
+        unit_rows = _core.BLOCK if out.cols % _core.BLOCK == 0 else _core.PANEL_ROWS
         args = {"weight": weight, **inputs, "out": out, "unit_rows": unit_rows}
         self._emit("gate_up", name, args, reads=list(inputs.values()), writes=[out], unit=unit_rows)
         return out
@@ -141,10 +135,7 @@ class Builder:
     def sample(self, logits: Value, name: str = "sample") -> Value:
         """(R, 1) int32: the next token of each row."""
         out = self._value(1, "int32", "outputs", name)
-        keys = self._value(logits.cols, "uint64", "outputs", name + ".keys")
-        self._emit(
-            "sample", name, {"logits": logits, "keys": keys, "out": out}, reads=[logits], writes=[out, keys]
-        )
+        self._emit("sample", name, {"logits": logits, "out": out}, reads=[logits], writes=[out])
         return out
 
     # --- what an operation reads --------------------------------------------------------------------------
@@ -158,12 +149,11 @@ class Builder:
         return {"x": x, **inputs} if "float" in weight.inputs else inputs
 
     def _quantize(self, x: Value, forms: list[str], name: str) -> None:
-        row_bytes = {"int8": 40, "int16": 68}
         for form in forms:
-            cols = x.cols // BLOCK * row_bytes[form]
+            cols = x.cols // _core.BLOCK * _core.CODE_BYTES[form]
             x.codes[form] = self._value(cols, "uint8", x.kind, f"{name}.{form}")
         # A gate_up makes its columns 32 at a time: the thread that made them quantizes them.
-        by_cols = x.made_by == "gate_up" and self._phase.written.get(x.place) == BLOCK
+        by_cols = x.made_by == "gate_up" and self._phase.written.get(x.place) == _core.BLOCK
         args: dict[str, Any] = {"x": x} | {form: x.codes[form] for form in forms}
         self._emit(
             "quantize_cols" if by_cols else "quantize_rows",
@@ -172,7 +162,7 @@ class Builder:
             reads=[] if by_cols else [x],
             reads_own=[x] if by_cols else [],
             writes=[x.codes[form] for form in forms],
-            unit=BLOCK if by_cols else 0,
+            unit=_core.BLOCK if by_cols else 0,
         )
 
     def _rope_table(self, rope: Rope) -> Value:
@@ -184,7 +174,9 @@ class Builder:
         return self._tables[key]
 
     def _heads_are_units(self, weight: _core.Packed) -> bool:
-        return self.head_dim % 16 == 0 and all(n % self.head_dim == 0 for n in weight.segment_rows)
+        return self.head_dim % _core.PANEL_ROWS == 0 and all(
+            n % self.head_dim == 0 for n in weight.segment_rows
+        )
 
     # --- values and barriers -------------------------------------------------------------------------------
     def _value(self, cols: int, dtype: str, kind: Kind, name: str) -> Value:

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 CHUNK_TOKENS = 512
-"""Tokens of the largest step: activations of this many rows stay in L2, weights are read once for all."""
+"""Tokens of the largest step: weights are unpacked once for every 128 rows, which costs a hundredth of their
+product, and a request that is cancelled waits for one layer of 512."""
 
 MAX_OUTPUTS = 64
-"""Rows of logits of a step: 64 rows of 262144 float32 are 64 MB, reserved but only touched when asked for."""
+"""Rows of logits of a step: 64 rows of 262144 float32 are 64 MB, reserved and touched only when asked for."""
 
 MAX_SEQS = 1
 """Sequences of a step."""
@@ -30,7 +31,7 @@ class Decoder:
     """A model that can run steps. One thread at a time may call `run`.
 
     Args:
-        gguf: the opened file; it may be closed once the decoder exists.
+        gguf: the opened file; it may be dropped once the decoder exists.
         context: positions of a sequence, by default what the model was trained for.
         n_threads: threads of a step.
         kv_dtype: "f16" or "f32", the type of cached keys and values.
@@ -56,6 +57,7 @@ class Decoder:
         module = models.find(meta.architecture, gguf.path)
         weights = Weights(gguf, n_threads)
         self.config: DecoderConfig = module.config(meta, weights)
+        meta.finish()
         self.context = _checked_context(self.config, context)
         self.n_threads = n_threads
         self.kv_dtype = _checked_kv_dtype(kv_dtype)
@@ -107,8 +109,7 @@ class Decoder:
     @property
     def weight_bytes_per_token(self) -> int:
         """Bytes of weights that one decode step reads: all but the embedding, of which it reads a row."""
-        head = {id(w): w.n_bytes for w in self._packed(skip="embed")}
-        return sum(head.values())
+        return sum({id(w): w.n_bytes for w in self._packed(skip="embed")}.values())
 
     def _packed(self, skip: str = "") -> list[_core.Packed]:
         return [
@@ -121,9 +122,8 @@ class Decoder:
         if max_memory is None:
             return
         c = self.config
-        position_bytes = 2 * c.n_layers * c.n_kv_heads * c.head_dim * KV_BYTES[self.kv_dtype]
-        row_bytes = 4 * (4 * c.hidden_size + 2 * c.intermediate_size)
-        fixed = gguf.n_bytes + CHUNK_TOKENS * row_bytes + MAX_OUTPUTS * c.vocab_size * 4
+        position_bytes = 2 * c.n_layers * c.n_kv_heads * (-(-c.head_dim // 16) * 16) * KV_BYTES[self.kv_dtype]
+        fixed = gguf.n_bytes + activation_bytes(c, min(CHUNK_TOKENS, self.context), self.n_threads)
         wanted = fixed + self.context * position_bytes
         if wanted > max_memory:
             fits = (max_memory - fixed) // position_bytes // _core.PAGE_POSITIONS * _core.PAGE_POSITIONS
@@ -131,6 +131,19 @@ class Decoder:
             raise _core.OutOfMemoryBudget(
                 f"load: a context of {self.context} needs {wanted} bytes, max_memory is {max_memory}; {hint}"
             )
+
+
+def activation_bytes(c: DecoderConfig, n_tokens: int, n_threads: int) -> int:
+    """What a step needs at most besides weights and cache: values, their codes (3.5 bytes), scratch."""
+    heads = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim
+    width = 3 * c.hidden_size + heads + c.n_heads * c.head_dim + c.intermediate_size
+    coded = 3 * c.hidden_size + c.n_heads * c.head_dim + c.intermediate_size
+    row_bytes = 4 * width + 4 * coded
+    return (
+        row_bytes * (n_tokens + 4 * n_threads + MAX_OUTPUTS)
+        + 4 * c.vocab_size * MAX_OUTPUTS
+        + (4 << 20) * n_threads
+    )
 
 
 def _checked_context(c: DecoderConfig, context: int | None) -> int:
@@ -144,6 +157,6 @@ def _checked_context(c: DecoderConfig, context: int | None) -> int:
 
 
 def _checked_kv_dtype(kv_dtype: str) -> str:
-    if kv_dtype not in KV_BYTES:
+    if not isinstance(kv_dtype, str) or kv_dtype not in KV_BYTES:
         raise ValueError(f"load: kv_dtype is {kv_dtype!r}, wanted one of {', '.join(KV_BYTES)}")
     return kv_dtype

@@ -53,10 +53,11 @@ class Engine:
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("the model is closed")
-            for sequence in sequences:
+            arrived = list(sequences)
+            if self._thread is None and arrived:
+                self._start_thread()  # first: what a failed start left behind would run with a later request
+            for sequence in arrived:
                 self._inbox.put(sequence)
-            if self._thread is None and not self._inbox.empty():
-                self._start_thread()
 
     def _start_thread(self) -> None:
         self._thread = threading.Thread(target=self._loop, name="lanner-engine", daemon=True)

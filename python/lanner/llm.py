@@ -69,6 +69,8 @@ def load(
     for name, value in (("context", context), ("threads", threads), ("max_memory", max_memory)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"load: {name} is {value!r:.80}, wanted a whole number of at least 1, or None")
+    if threads is not None and threads > _core.MAX_THREADS:
+        raise ValueError(f"load: threads is {threads}, wanted at most {_core.MAX_THREADS}")
     from lanner import catalog
     from lanner.decoder import Decoder
     from lanner.tokenizer import Tokenizer
@@ -82,11 +84,6 @@ def load(
         kv_dtype=kv_dtype,
         max_memory=max_memory,
     )
-    if tokenizer.vocab_size != decoder.config.vocab_size:
-        raise _core.ModelFileError(
-            f"{gguf.path}: the tokenizer has {tokenizer.vocab_size} tokens, "
-            f"the embedding has {decoder.config.vocab_size} rows"
-        )
     name = f"{gguf.get('tokenizer.ggml.model')} ({gguf.get('tokenizer.ggml.pre')})"
     return Model(decoder, tokenizer, tokenizer_name=name)
 

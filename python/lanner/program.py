@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from lanner import _core
 from lanner.arena import Span, assign
-from lanner.builder import REPLICATED_ROWS, Builder, Instruction
+from lanner.builder import Builder, Instruction
 from lanner.phases import Place, Value
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-ITEM_BYTES = {"float32": 4, "int32": 4, "uint8": 1, "uint64": 8}
+ITEM_BYTES = {"float32": 4, "int32": 4, "uint8": 1}
 """Element types of values."""
 
 
@@ -53,7 +53,11 @@ class Program:
         for place in places:
             row_bytes = place.cols * ITEM_BYTES[place.dtype]
             shared = _lines(row_bytes * self._rows[place.kind])
-            copy = _lines(row_bytes * min(REPLICATED_ROWS, self._rows[place.kind])) if place.replicable else 0
+            copy = (
+                _lines(row_bytes * min(_core.REPLICATED_ROWS, self._rows[place.kind]))
+                if place.replicable
+                else 0
+            )
             copies.append((shared, copy))
             spans.append(Span(shared + copy * (n_threads - 1), place.first, place.last))
         n_bytes = assign(spans)

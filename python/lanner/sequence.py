@@ -163,6 +163,8 @@ class Generation(Sequence):
     def take(self, outputs: Outputs, first_row: int, n_rows: int) -> None:
         """See Sequence."""
         token = int(outputs.sampled(first_row + n_rows)[first_row])
+        if token < 0:
+            raise FloatingPointError("the model's logits are infinite or NaN: no token can be chosen")
         self._last_token_s = time.perf_counter()
         self._first_token_s = self._first_token_s or self._last_token_s
         self._tokens.append(token)
@@ -194,6 +196,8 @@ class Generation(Sequence):
 
     def fail(self, error: BaseException) -> None:
         """See Sequence."""
+        if self.is_finished:
+            return
         super().fail(error)
         if self._on_chunk:
             self._on_chunk(None)

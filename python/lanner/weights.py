@@ -8,9 +8,6 @@ from dataclasses import dataclass
 
 from lanner import _core
 
-PACKABLE = frozenset({"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"})
-"""Formats that have a packed layout (csrc/ops/packed.h)."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -26,7 +23,7 @@ class Source:
 
 
 class Weights:
-    """Takes tensors out of a GGUF file; every tensor must be taken exactly once, `finish` says what was not.
+    """Takes tensors out of a GGUF file; every tensor must be taken, `finish` says which was not.
 
     Args:
         gguf: the mapped file. Its pages are given back as its tensors are packed.
@@ -55,10 +52,10 @@ class Weights:
         """The fused weight of several (N, K) tensors, in their order."""
         for source in sources:
             info = self._check(source)
-            if info.format not in PACKABLE:
+            if info.format not in _core.PACKABLE:
                 raise _core.UnsupportedModelError(
                     f"{self.gguf.path}: tensor {source.name!r} is {info.format}, which has no kernel here; "
-                    f"supported are {', '.join(sorted(PACKABLE))}"
+                    f"supported are {', '.join(sorted(_core.PACKABLE))}"
                 )
         parts = [(source.name, source.interleaved) for source in sources]
         try:

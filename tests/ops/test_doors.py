@@ -32,8 +32,7 @@ def arguments(op: str) -> dict[str, Any]:
                         "layer": 0, "n_heads": 2},
         "attention": {"q": x, "out": tokens(poisoned(2, 32)), "cache": cache, "layer": 0, "n_heads": 2,
                       "scale": 1.0},
-        "sample": {"logits": outputs(poisoned(2, 32)), "keys": outputs(poisoned(2, 32, "uint64")),
-                   "out": outputs(poisoned(2, 1, "int32"))},
+        "sample": {"logits": outputs(poisoned(2, 32)), "out": outputs(poisoned(2, 1, "int32"))},
     }[op]  # fmt: skip
 
 
@@ -42,7 +41,7 @@ WRONG_KIND = [
     ("quantize_rows", "int8", outputs), ("quantize_cols", "int8", outputs), ("linear", "out", outputs),
     ("gate_up", "out", outputs), ("rope_table", "out", outputs), ("rope_append", "table", outputs),
     ("rope_append", "qkv", outputs), ("attention", "q", outputs), ("attention", "out", outputs),
-    ("sample", "logits", tokens), ("sample", "keys", tokens), ("sample", "out", tokens),
+    ("sample", "logits", tokens), ("sample", "out", tokens),
 ]  # fmt: skip
 
 

@@ -21,8 +21,7 @@ def sample(logits: np.ndarray, how: list[tuple[float, ...]]) -> np.ndarray:
     step.sampling[:n] = how
     rows = np.broadcast_to(logits, (n, logits.shape[-1])).copy()
     out = poisoned(n, 1, "int32")
-    keys = poisoned(n, logits.shape[-1], "uint64")
-    _core.ops.sample(step, logits=outputs(rows), keys=outputs(keys), out=outputs(out))
+    _core.ops.sample(step, logits=outputs(rows), out=outputs(out))
     return out[:, 0]
 
 
@@ -52,9 +51,9 @@ def test_greedy_is_the_exact_argmax_and_the_lowest_id_on_ties(n: int) -> None:
 
 
 def test_greedy_over_infinities_and_signed_zeros() -> None:
-    assert greedy(np.array([0.0, np.inf, np.inf], np.float32)) == 1
+    assert greedy(np.array([0.0, np.inf, np.inf], np.float32)) == -1
     assert greedy(np.array([-np.inf, -np.inf, -3e38], np.float32)) == 2
-    assert greedy(np.full(40, -np.inf, np.float32)) == 0
+    assert greedy(np.full(40, -np.inf, np.float32)) == -1
     assert greedy(np.array([-0.0, 0.0, -1.0], np.float32)) == 0
 
 
@@ -67,7 +66,7 @@ def test_greedy_never_takes_nan_where_there_is_a_number(n: int) -> None:
         logits[:] = np.nan
         logits[at] = -5
         assert greedy(logits) == at
-    assert greedy(np.full(n, np.nan, np.float32)) == 0
+    assert greedy(np.full(n, np.nan, np.float32)) == -1
 
 
 @pytest.mark.parametrize("settings", [(1, 0, 1, 0), (1, 5, 1, 0), (1, 0, 0.9, 0), (1, 0, 1, 0.1)], ids=str)
@@ -177,17 +176,17 @@ def test_rows_do_not_see_each_other() -> None:
 
 
 def test_refuses() -> None:
-    step, logits, keys = rows_step(1, [0]), outputs(poisoned(1, 9)), outputs(poisoned(1, 9, "uint64"))
+    step, logits = rows_step(1, [0]), outputs(poisoned(1, 9))
     out = outputs(poisoned(1, 1, "int32"))
     with pytest.raises(ValueError, match="sample: logits has no columns"):
-        _core.ops.sample(step, logits=outputs(poisoned(1, 0)), keys=keys, out=out)
-    with pytest.raises(ValueError, match="sample: keys has 8 columns, wanted 9"):
-        _core.ops.sample(step, logits=logits, keys=outputs(poisoned(1, 8, "uint64")), out=out)
+        _core.ops.sample(step, logits=outputs(poisoned(1, 0)), out=out)
+    with pytest.raises(ValueError, match="sample: logits has 524289 columns, wanted at most 524288"):
+        _core.ops.sample(step, logits=outputs(poisoned(1, 524289)), out=out)
     with pytest.raises(ValueError, match="sample: out has 2 columns, wanted 1"):
-        _core.ops.sample(step, logits=logits, keys=keys, out=outputs(poisoned(1, 2, "int32")))
+        _core.ops.sample(step, logits=logits, out=outputs(poisoned(1, 2, "int32")))
     with pytest.raises(ValueError, match="sample: out is 2-dimensional int64, wanted"):
-        _core.ops.sample(step, logits=logits, keys=keys, out=outputs(poisoned(1, 1, "int64")))
-    with pytest.raises(TypeError, match="sample: keys is missing"):
-        _core.ops.sample(step, logits=logits, out=out)
+        _core.ops.sample(step, logits=logits, out=outputs(poisoned(1, 1, "int64")))
+    with pytest.raises(TypeError, match="sample: logits is missing"):
+        _core.ops.sample(step, out=out)
     with pytest.raises(TypeError, match=r"sample: unexpected argument among .*seed"):
-        _core.ops.sample(step, logits=logits, keys=keys, out=out, seed=0)
+        _core.ops.sample(step, logits=logits, out=out, seed=0)

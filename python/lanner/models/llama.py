@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lanner import _core
 from lanner.builder import Builder, Rope
-from lanner.config import DecoderConfig, Metadata
+from lanner.config import MAX_CONTEXT, DecoderConfig, Metadata
 from lanner.phases import Value
 from lanner.weights import Source, Weights
 
@@ -48,8 +48,12 @@ def config(meta: Metadata, weights: Weights) -> DecoderConfig:
         ("attention.value_length", head_dim),
         ("rope.dimension_count", head_dim),
         ("rope.scaling.type", "none"),
+        ("rope.scaling.factor", 1.0),
+        ("rope.scaling.attn_factor", 1.0),
         ("rope.scale_linear", 1.0),
         ("expert_count", 0),
+        ("expert_used_count", 0),
+        ("attention.causal", True),
         ("attention.sliding_window", 0),
     ):
         meta.must_equal(key, supported)
@@ -62,9 +66,9 @@ def config(meta: Metadata, weights: Weights) -> DecoderConfig:
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         head_dim=head_dim,
-        context_length=meta.positive("context_length"),
-        rms_norm_eps=meta.required("attention.layer_norm_rms_epsilon", float),
-        rope_theta=meta.default("rope.freq_base", 10000.0),
+        context_length=meta.positive("context_length", most=MAX_CONTEXT),
+        rms_norm_eps=meta.real("attention.layer_norm_rms_epsilon"),
+        rope_theta=meta.real("rope.freq_base", 10000.0),
         scale=head_dim**-0.5,
     )
 
