@@ -30,9 +30,10 @@ DECODE_TOKENS = 64
 # Asked of a child: whatever this process imports would count in the memory of the processes that it measures.
 RESOLVE = """
 import json, sys
-from lanner import _core, catalog
+from lanner import catalog
+from lanner._threads import default_threads
 try:
-    answer = [str(catalog.resolve(sys.argv[1], download=True)), _core.default_threads()["n_threads"]]
+    answer = [str(catalog.resolve(sys.argv[1], download=True)), default_threads()[0]]
 except (OSError, ValueError, catalog.PullError) as error:
     answer = [None, str(error)]
 print(json.dumps(answer))

@@ -8,12 +8,13 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from lanner import _core
+from lanner._threads import default_threads
 from rings import Limits
 
 
 @pytest.fixture(scope="session")
 def limits() -> Limits:
-    n_threads = _core.default_threads()["n_threads"]
+    n_threads = default_threads()[0]
     return Limits(
         n_threads, _core.probe_read_bandwidth(n_threads, 1 << 28, n_runs=20), _core.probe_fma(n_threads)
     )

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lanner import _doctor, _machine
+from lanner import _doctor, _machine, _threads
 
 
 class Probes(SimpleNamespace):
@@ -141,7 +141,7 @@ def test_quota_of_control_groups_v2(tmp_path, membership, files, quota):
     (tmp_path / "membership").write_text(membership + "\n")
     for folder, text in files.items():
         write(tmp_path / "cgroup" / folder, cpu__max=text)
-    assert _machine.cgroup_quota(tmp_path / "cgroup", tmp_path / "membership") == quota
+    assert _threads.cgroup_quota(tmp_path / "cgroup", tmp_path / "membership") == quota
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_quota_of_control_groups_v1(tmp_path, controllers, mount, values, quota)
         write(
             tmp_path / "cgroup" / mount / folder, cpu__cfs_quota_us=str(quota_us), cpu__cfs_period_us="100000"
         )
-    assert _machine.cgroup_quota(tmp_path / "cgroup", tmp_path / "membership") == quota
+    assert _threads.cgroup_quota(tmp_path / "cgroup", tmp_path / "membership") == quota
 
 
 @pytest.mark.parametrize(
@@ -168,10 +168,10 @@ def test_quota_of_control_groups_v1(tmp_path, controllers, mount, values, quota)
     [(8, None, 4, 4), (2, None, 4, 2), (8, 3.9, 8, 3), (8, 0.5, 8, 1), (8, None, None, 8)],
 )
 def test_default_threads_is_the_least_limit(monkeypatch, affinity, quota, physical, n_threads):
-    monkeypatch.setattr(_machine, "n_affinity", lambda: affinity)
-    monkeypatch.setattr(_machine, "cgroup_quota", lambda: quota)
-    monkeypatch.setattr(_machine, "n_physical_cores", lambda: physical)
-    assert _machine.default_threads()[0] == n_threads
+    monkeypatch.setattr(_threads, "n_affinity", lambda: affinity)
+    monkeypatch.setattr(_threads, "cgroup_quota", lambda: quota)
+    monkeypatch.setattr(_threads, "n_physical_cores", lambda: physical)
+    assert _threads.default_threads()[0] == n_threads
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity masks are Linux")
@@ -179,9 +179,9 @@ def test_affinity_and_hyperthreads(tmp_path, monkeypatch):
     for cpu, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
         write(tmp_path / f"cpu{cpu}" / "topology", core_cpus_list=siblings)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 3})
-    assert _machine.n_affinity() == 3
-    assert _machine.n_physical_cores(tmp_path) == 2
-    assert _machine.n_physical_cores(tmp_path / "gone") is None
+    assert _threads.n_affinity() == 3
+    assert _threads.n_physical_cores(tmp_path) == 2
+    assert _threads.n_physical_cores(tmp_path / "gone") is None
 
 
 def test_last_level_cache(tmp_path):
@@ -193,23 +193,12 @@ def test_last_level_cache(tmp_path):
 
 def test_this_machine():
     assert _machine.cpu_name()
-    n_threads, reasons = _machine.default_threads()
+    n_threads, reasons = _threads.default_threads()
     assert 1 <= n_threads <= (os.cpu_count() or 1)
     assert {what for what, _ in reasons} >= {"affinity mask", "control group quota", "physical cores"}
     total, available = _machine.memory_bytes()
     assert 0 <= available <= total
     assert total > 64 << 20
-
-
-def test_compiled_code_finds_the_same_limits():
-    core = pytest.importorskip("lanner._core")
-    found = core.default_threads()
-    assert found["n_threads"] == _machine.default_threads()[0]
-    assert (found["affinity"], found["physical_cores"]) == (
-        _machine.n_affinity(),
-        _machine.n_physical_cores(),
-    )
-    assert found["cgroup_quota"] == _machine.cgroup_quota()
 
 
 def test_real_probes(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from lanner import _core
 from lanner.decoder import CHUNK_TOKENS, Decoder, activation_bytes
 from tiny_llama import MODELS, make

@@ -63,16 +63,6 @@ void register_error(py::module_& m, const char* name, PyObject* base = PyExc_Exc
   py::register_exception<Error>(m, name, base).attr("__module__") = "lanner";
 }
 
-py::dict limits_as_dict() {
-  const ThreadLimits l = thread_limits();
-  py::dict d;
-  d["affinity"] = l.affinity;
-  d["physical_cores"] = l.physical_cores;
-  d["cgroup_quota"] = l.cgroup_quota > 0 ? py::object(py::float_(l.cgroup_quota)) : py::none();
-  d["n_threads"] = l.n_threads;
-  return d;
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -91,7 +81,6 @@ PYBIND11_MODULE(_core, m) {
   m.attr("MAX_THREADS") = kMaxThreads;
   m.def("isa", [] { return cpu_table().name; });
   m.def("runnable_isas", &runnable_isas);
-  m.def("default_threads", &limits_as_dict);
   m.def("probe_read_bandwidth", &probe_read_bandwidth, py::arg("n_threads"), py::arg("n_bytes"),
         py::arg("n_runs") = 5, py::call_guard<py::gil_scoped_release>());
   m.def("probe_fma", &probe_fma, py::arg("n_threads"), py::arg("n_runs") = 5,

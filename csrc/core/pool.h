@@ -12,9 +12,9 @@
 #include <thread>
 #include <vector>
 
-#include "core/cpu.h"
-
 namespace lanner {
+
+inline constexpr int kMaxThreads = 255;  // a task's count and its size share one 32-bit word
 
 // Tells the core that this is a wait, without giving up the time slice.
 inline void pause_cpu() {

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 
 from lanner._cache import cache_folder, write_atomically
-from lanner._machine import cpu_name, default_threads, last_level_cache_bytes, memory_bytes
+from lanner._machine import cpu_name, last_level_cache_bytes, memory_bytes
+from lanner._threads import default_threads
 
 _STORE_LIMIT_BYTES = 1 << 20
 _FASTEST = 1e18  # per second: a thousand times what any one machine reads or computes

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from lanner import _core
+from lanner._threads import default_threads
 from lanner.engine import Engine
 from lanner.handle import Handle, TokenStream, finished_result
 from lanner.info import ModelInfo, describe
@@ -80,7 +81,7 @@ def load(
     decoder = Decoder(
         gguf,
         context=context,
-        n_threads=threads or _core.default_threads()["n_threads"],
+        n_threads=threads or min(default_threads()[0], _core.MAX_THREADS),
         kv_dtype=kv_dtype,
         max_memory=max_memory,
     )
