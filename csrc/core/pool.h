@@ -53,7 +53,7 @@ class Barrier {
   }
 
  private:
-  static constexpr int kSpins = 4000;  // about 50 us of pauses, longer than any phase is uneven
+  static constexpr int kSpins = 1000;  // about 15 us of pauses, longer than phases are uneven
 
   const int n_;
   alignas(64) std::atomic<int> arrived_{0};

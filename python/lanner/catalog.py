@@ -29,8 +29,8 @@ _PATH_SUFFIXES = (".gguf", ".safetensors", ".json", ".bin")
 
 
 def listed() -> list[ModelEntry]:
-    """The models that are offered to users, the default first."""
-    return [entry for entry in MODELS if entry.listed]
+    """The models that are offered to users, the default first: those that this version can run."""
+    return [entry for entry in MODELS if entry.listed and not entry.needs]
 
 
 def find(name: str) -> ModelEntry | None:
@@ -83,11 +83,9 @@ def _unknown(name: str) -> str:
     import difflib
 
     names = [entry.name for entry in listed()]
-    nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.0)[0]
-    return (
-        f'model: "{name}" is neither a file nor a catalogue name; '
-        f'the nearest name is "{nearest}" (all: {", ".join(names)})'
-    )
+    nearest = difflib.get_close_matches(name.lower(), names, n=1)
+    hint = f'the nearest name is "{nearest[0]}"' if nearest else f"names are {', '.join(names)}"
+    return f'model: "{name}" is neither a file nor a catalogue name; {hint}'
 
 
 def pull(name: str, progress: Callable[[Progress], None] | None = None) -> Path:

@@ -117,8 +117,9 @@ def check_keywords(where: str, given: Iterable[str], known: Iterable[str]) -> No
         if name not in known:
             import difflib
 
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise TypeError(f"{where}: unknown keyword {name!r}, the nearest is {nearest!r}")
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"the nearest is {nearest[0]!r}" if nearest else f"known are {', '.join(sorted(known))}"
+            raise TypeError(f"{where}: unknown keyword {name!r}, {hint}")
 
 
 def draw_seed() -> int:
