@@ -7,7 +7,7 @@ from itertools import cycle
 
 import numpy as np
 
-from reference import CODES, FLOATS, FORMATS
+from reference import CODES, FLOATS, FORMATS, SUPER, fit
 
 LENGTHS = (*range(1, 33), 37, 61, 127, 257, 576)
 """Every tail up to twice the vector width of 16, then primes and a real width."""
@@ -98,31 +98,32 @@ class SampleCase:
 ROW_CASES = [RowsCase(rows, cols) for cols, rows in zip(LENGTHS, cycle(ROWS), strict=False)]
 BLOCK_CASES = [RowsCase(rows, k) for k in BLOCKED for rows in (1, 7, 33)]
 
-EMBED = [LinearCase(((fmt, 37),), k, 33) for fmt in FORMATS for k in (32, 96, 576)]
+EMBED = [LinearCase(((fmt, 37),), fit(fmt, k), 33) for fmt in FORMATS for k in (32, 96, 576)]
 EMBED += [LinearCase((("f16", 19), ("q4_1", 5), ("q8_0", 40)), 96, 33)]
 
 _rows, _widths = cycle(ROWS), cycle(WIDTHS)
 LINEAR = [
     # Every format over every blocked K; rows and widths rotate through their lists independently.
-    *(LinearCase(((fmt, next(_widths)),), k, next(_rows)) for k in BLOCKED for fmt in FORMATS),
-    *(LinearCase(((fmt, 40),), 96, rows) for fmt in FORMATS for rows in ROWS),
+    *(LinearCase(((fmt, next(_widths)),), fit(fmt, k), next(_rows)) for k in BLOCKED for fmt in FORMATS),
+    *(LinearCase(((fmt, 40),), fit(fmt, 96), rows) for fmt in FORMATS for rows in ROWS),
     *(
         LinearCase(((fmt, 17),), k, rows)
         for fmt in FLOATS
         for k, rows in zip(LENGTHS, cycle(ROWS), strict=False)
     ),
-    *(LinearCase(((fmt, 48),), 640, rows, extreme=True) for fmt in FORMATS for rows in (1, 9)),
-    *(LinearCase(((fmt, 21),), 96, 5, add=True) for fmt in FORMATS),
+    *(LinearCase(((fmt, 48),), fit(fmt, 640), rows, extreme=True) for fmt in FORMATS for rows in (1, 9)),
+    *(LinearCase(((fmt, 21),), fit(fmt, 96), 5, add=True) for fmt in FORMATS),
     # Fused weights of several formats, with and without padded panels between them.
     LinearCase((("q4_1", 48), ("q5_0", 16), ("q8_0", 16)), 96, 7),
     LinearCase((("q4_0", 40), ("f16", 20), ("q8_0", 20)), 576, 33),
     LinearCase((("f32", 5), ("bf16", 3), ("q5_1", 1), ("q4_0", 130)), 160, 6),
     LinearCase((("q8_0", 24), ("q4_1", 24)), 1536, 130, add=True),
+    LinearCase((("q4_k", 40), ("q6_k", 20), ("iq4_xs", 20)), 512, 33),
 ]
 
 GATE_UP = [
     *(
-        LinearCase(((fmt, m), (fmt, m)), k, rows)
+        LinearCase(((fmt, m), (fmt, m)), fit(fmt, k), rows)
         for fmt in FORMATS
         for m, k, rows in ((48, 96, 5), (53, 32, 1))
     ),
@@ -169,7 +170,8 @@ SAMPLE = [
     SampleCase(17, 0.05),
 ]
 
-PACK = [(fmt, n, k) for fmt in FORMATS for n in (1, 15, 16, 17, 53) for k in (32, 96)]
+PACK = [(fmt, n, k) for fmt in FORMATS if fmt not in SUPER for n in (1, 15, 16, 17, 53) for k in (32, 96)]
+PACK += [(fmt, n, k) for fmt in SUPER for n in (1, 15, 16, 17, 53) for k in (256, 768)]
 PACK += [(fmt, 17, k) for fmt in FLOATS for k in (1, 2, 3, 31, 33, 37)]
 INTERLEAVED = [
     (fmt, n_heads, dim) for fmt in (*CODES[:2], "f32", "q8_0") for n_heads, dim in ((3, 2), (2, 20), (3, 64))

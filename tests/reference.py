@@ -8,7 +8,8 @@ import numpy as np
 
 FLOATS = ("f32", "f16", "bf16")
 CODES = ("q4_0", "q4_1", "q5_0", "q5_1")
-FORMATS = (*FLOATS, *CODES, "q8_0")
+SUPER = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs")
+FORMATS = (*FLOATS, *CODES, "q8_0", *SUPER, "iq4_nl", "mxfp4")
 BLOCK = 32
 U = 2.0**-24
 """Unit roundoff of float32: one operation returns its exact result times 1 + d, |d| <= U."""
@@ -20,6 +21,27 @@ def gamma(n: float) -> float:
 
 
 # ---- blocks of GGUF ------------------------------------------------------------------------------
+
+
+def block_of(fmt: str) -> tuple[int, int]:
+    """Values and bytes of a block, as the `gguf` package has them."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    return GGML_QUANT_SIZES[GGMLQuantizationType[fmt.upper()]]
+
+
+def fit(fmt: str, k: int) -> int:
+    """The least number of at least k values that are whole blocks."""
+    block = block_of(fmt)[0]
+    return -(-k // block) * block
+
+
+HALVES = {
+    "q4_0": (0,), "q4_1": (0, 2), "q5_0": (0,), "q5_1": (0, 2), "q8_0": (0,), "q2_k": (80, 82),
+    "q3_k": (108,), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "iq4_nl": (0,), "iq4_xs": (0,),
+    "mxfp4": (),
+}  # fmt: skip
+"""Byte offsets of the float16 scale, and of the minimum, of a block."""
 
 
 def random_rows(fmt: str, n: int, k: int, rng: np.random.Generator, *, extreme: bool = False) -> np.ndarray:
@@ -34,22 +56,23 @@ def random_rows(fmt: str, n: int, k: int, rng: np.random.Generator, *, extreme: 
         if fmt == "f16":
             return x.astype(np.float16).view(np.uint8)
         return np.ascontiguousarray((x.view(np.uint32) >> 16).astype(np.uint16)).view(np.uint8)
-    n_blocks = k // BLOCK
-    code_bytes = {"q4_0": 16, "q4_1": 16, "q5_0": 20, "q5_1": 20, "q8_0": 32}[fmt]
-    scales = (rng.standard_normal((n, n_blocks, 1)) * 0.02).astype(np.float16)
-    minima = (rng.standard_normal((n, n_blocks, 1)) * 0.2).astype(np.float16)
-    codes = rng.integers(0, 256, (n, n_blocks, code_bytes), np.uint8)
+    block, n_bytes = block_of(fmt)
+    blocks = rng.integers(0, 256, (n, k // block, n_bytes), np.uint8)
     if extreme:
-        ends = np.array([0.0, -0.0, 6e-8, -6e-8, 6.1e-5, 65504.0, -65504.0], np.float16)
-        for half in (scales, minima):
+        whole = rng.random(blocks.shape[:2]) < 0.3
+        blocks[whole] = rng.choice(np.array([0x00, 0xFF, 0x0F, 0xF0, 0x80, 0x7F], np.uint8), (whole.sum(), 1))
+    for at, size in zip(HALVES[fmt], (0.02, 0.2), strict=False):
+        # Integer scales of up to 6 bits multiply those of a block of 256.
+        half = rng.standard_normal((*blocks.shape[:2], 1)) * size / (32 if block == 256 else 1)
+        half = half.astype(np.float16)
+        if extreme:
+            ends = np.array([0.0, -0.0, 6e-8, -6e-8, 6.1e-5, 65504.0, -65504.0], np.float16)
             chosen = rng.random(half.shape) < 0.3
             half[chosen] = rng.choice(ends, chosen.sum())
-        whole = rng.random((n, n_blocks)) < 0.3
-        codes[whole] = rng.choice(np.array([0x00, 0xFF, 0x0F, 0xF0, 0x80, 0x7F], np.uint8), (whole.sum(), 1))
-    parts = [scales.view(np.uint8), codes]
-    if fmt in ("q4_1", "q5_1"):
-        parts.insert(1, minima.view(np.uint8))
-    return np.concatenate(parts, axis=2).reshape(n, -1)
+        blocks[..., at : at + 2] = half.view(np.uint8)
+    if fmt == "mxfp4":  # E8M0: powers of two around 2^-8, or of any size
+        blocks[..., 0] = rng.integers(0 if extreme else 110, 160 if extreme else 125, blocks.shape[:2])
+    return blocks.reshape(n, -1)
 
 
 def dequantize(fmt: str, rows: np.ndarray) -> np.ndarray:
@@ -89,6 +112,36 @@ def read_blocks(fmt: str, rows: np.ndarray) -> Blocks:
         code += 16.0 * fifth
     minimum = half(2) if fmt.endswith("_1") else -(16.0 if fmt == "q5_0" else 8.0) * scale
     return Blocks(code, scale, minimum)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """w = above + minimum in float64 (n, k): what an unsigned code adds to the least value of its block.
+
+    minimum is 0 where the kernel's sums of integers already hold the offset of the codes.
+    """
+
+    above: np.ndarray
+    minimum: np.ndarray
+
+
+LEAST_CODES = {"q2_k": (16, 80, 0), "q4_k": (16, 144, 0), "q5_k": (16, 176, 0), "mxfp4": (1, 17, 0xFF)}
+"""Bytes of a block that hold codes, and the byte of the least value."""
+
+
+def read_parts(fmt: str, rows: np.ndarray) -> Parts:
+    """Of the formats of `Blocks` exact; of the others up to the rounding of their float32 values."""
+    if fmt in (*CODES, "q8_0"):
+        w = read_blocks(fmt, rows)
+        minimum = np.repeat(w.minimum, BLOCK, axis=1)
+        return Parts((w.code * w.scale[..., None]).reshape(minimum.shape), minimum)
+    values, minimum = dequantize(fmt, rows).astype(np.float64), np.zeros((1, 1))
+    if fmt in LEAST_CODES:
+        begin, end, byte = LEAST_CODES[fmt]
+        least = rows.reshape(len(rows), -1, block_of(fmt)[1]).copy()
+        least[..., begin:end] = byte
+        minimum = dequantize(fmt, least.reshape(rows.shape)).astype(np.float64)
+    return Parts(values - minimum, np.broadcast_to(minimum, values.shape))
 
 
 def half_split(rows: np.ndarray, head_dim: int) -> np.ndarray:

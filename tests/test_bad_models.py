@@ -17,7 +17,6 @@ from tiny_llama import LAYERS, MODELS, VOCAB, contents
 
 Contents = tuple[dict[str, Any], dict[str, Any]]
 FILE, UNSUPPORTED = "ModelFileError", "UnsupportedModelError"
-IQ4_NL = 20
 
 
 def set_key(key: str, value: Any) -> Callable[[Contents], None]:
@@ -120,11 +119,6 @@ BAD: dict[str, tuple[Callable[[Contents], None], str, str]] = {
         "has shape (96, 64), the configuration wants",
     ),
     "a tensor too many": (set_tensor("blk.0.bias", np.ones(3, np.float32)), UNSUPPORTED, "'blk.0.bias'"),
-    "no kernel": (
-        set_tensor(Q, Encoded(IQ4_NL, (96, 96), bytes(96 * 3 * 18))),
-        UNSUPPORTED,
-        f"{Q!r} is iq4_nl, which has no kernel",
-    ),
     "norm of another type": (set_tensor(NORM, np.ones(96, np.float16)), UNSUPPORTED, f"{NORM!r} is f16"),
     "NaN in a norm": (with_nan(NORM), FILE, f"{NORM!r} holds an infinite or NaN"),
     "infinite scale": (with_scale(DOWN, np.inf), FILE, f"{DOWN!r}: pack: a q5_1"),

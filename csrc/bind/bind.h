@@ -7,6 +7,11 @@
 
 namespace lanner {
 
+void bind_array(pybind11::module_& m);  // _core.array, the kernels behind lanner.ops, by family:
+void bind_array_attention(pybind11::module_& m);
+void bind_array_matmul(pybind11::module_& m);
+void bind_array_quantization(pybind11::module_& m);
+void bind_array_rows(pybind11::module_& m);
 void bind_bpe(pybind11::module_& m);
 void bind_gguf(pybind11::module_& m);
 void bind_memory(pybind11::module_& m);   // Packed, KvCache, Step

@@ -207,10 +207,6 @@ void bind_memory(py::module_& m) {
   py::dict code_bytes;  // of a block of activations, by the form of its codes
   code_bytes["int8"] = int8_row_bytes(kBlock), code_bytes["int16"] = int16_row_bytes(kBlock);
   m.attr("CODE_BYTES") = code_bytes;
-  py::set packable;
-  for (const FormatInfo& f : kFormats)
-    if (can_pack(f.format)) packable.add(f.name);
-  m.attr("PACKABLE") = py::frozenset(packable);
 
   py::class_<StepBuffers>(m, "Step")
       .def(py::init<int32_t, int32_t, int32_t, int32_t>(), py::arg("max_tokens"), py::arg("max_seqs"),

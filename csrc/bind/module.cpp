@@ -74,6 +74,7 @@ PYBIND11_MODULE(_core, m) {
   register_error<Cancelled>(m, "Cancelled");
   cpu_table();  // a wrong LANNER_ISA fails here, at import
 
+  bind_array(m);
   bind_gguf(m);
   bind_bpe(m);
   bind_memory(m);

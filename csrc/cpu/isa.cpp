@@ -1,12 +1,20 @@
 // Compiled once per instruction set with its own flags; exports one table of kernels.
+#include "cpu/activations.h"
 #include "cpu/attention.h"
+#include "cpu/dequantize.h"
 #include "cpu/gate_up.h"
+#include "cpu/layer_norm.h"
 #include "cpu/linear.h"
 #include "cpu/pack.h"
 #include "cpu/probe.h"
+#include "cpu/quantize.h"
+#include "cpu/rope.h"
 #include "cpu/rope_append.h"
 #include "cpu/rows.h"
 #include "cpu/sample.h"
+#include "cpu/sdpa.h"
+#include "cpu/softmax.h"
+#include "cpu/topk.h"
 #include "ops/table.h"
 
 namespace lanner::LANNER_ISA_NS {
@@ -30,6 +38,11 @@ const CpuTable table = {
 #undef LANNER_KERNEL
         pack,
     unpack_row,
+    {sum_chunks, merge_chunks, write_chunks, log_sum, rms_norm_rows, layer_norm_rows, rope_rows, activate,
+     top_k},
+    {sdpa_strip, sdpa_chunk, sdpa_merge},
+    dequantize,
+    quantize,
     probe_read,
     probe_fma,
 };

@@ -5,6 +5,7 @@
 // unpacked to L1 once per kTileK values of K and meets all tokens of a block there.
 #pragma once
 
+#include "cpu/half_sources.h"
 #include "cpu/sources.h"
 
 namespace lanner::LANNER_ISA_NS {
@@ -64,10 +65,24 @@ inline void panel_sums(const Panel& panel, int k, const LinearInput& input, cons
       return panel_sums<CodeFormat<Format::Q5_0>>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::Q5_1:
       return panel_sums<CodeFormat<Format::Q5_1>>(panel.data, k, in, t, n_tokens, scratch, sums);
+    case Format::Q4_K:
+      return panel_sums<CodeFormat<Format::Q4_K>>(panel.data, k, in, t, n_tokens, scratch, sums);
+    case Format::Q5_K:
+      return panel_sums<CodeFormat<Format::Q5_K>>(panel.data, k, in, t, n_tokens, scratch, sums);
+    case Format::MXFP4:
+      return panel_sums<CodeFormat<Format::MXFP4>>(panel.data, k, in, t, n_tokens, scratch, sums);
+    case Format::Q2_K:
+      return panel_sums<HalfFormat<Format::Q2_K>>(panel.data, k, in, t, n_tokens, scratch, sums);
+    case Format::Q3_K:
+      return panel_sums<HalfFormat<Format::Q3_K>>(panel.data, k, in, t, n_tokens, scratch, sums);
+    case Format::Q6_K:
+      return panel_sums<HalfFormat<Format::Q6_K>>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::Q8_0:
-      return panel_sums<WideFormat>(panel.data, k, in, t, n_tokens, scratch, sums);
-    default:
-      return;
+      return panel_sums<WideFormat<Format::Q8_0>>(panel.data, k, in, t, n_tokens, scratch, sums);
+    case Format::IQ4_NL:
+      return panel_sums<WideFormat<Format::IQ4_NL>>(panel.data, k, in, t, n_tokens, scratch, sums);
+    case Format::IQ4_XS:
+      return panel_sums<WideFormat<Format::IQ4_XS>>(panel.data, k, in, t, n_tokens, scratch, sums);
   }
 }
 

@@ -1,7 +1,7 @@
 // Packing a tensor into panels (layout in ops/packed.h), and reading a row of it back.
 #pragma once
 
-#include "ops/packed.h"
+#include "cpu/pack_blocks.h"
 #include "simd/vec.h"
 
 namespace lanner::LANNER_ISA_NS {
@@ -111,6 +111,19 @@ inline bool pack_blocks(const SourceRows& rows, int k, int record_bytes, std::by
   return ok;
 }
 
+// Rows past the end stay zero.
+template <Format format, bool (*pack_row)(const std::byte* block, int r, std::byte* out)>
+inline bool pack_rows(const SourceRows& rows, int k, std::byte* out) {
+  constexpr Record record = record_of(format);
+  bool ok = true;
+  for (int b = 0; b < k / record.k; ++b, out += record.n_bytes) {
+    std::memset(out, 0, record.n_bytes);
+    for (int r = 0; r < rows.n; ++r)
+      ok &= pack_row(rows.row[r] + static_cast<size_t>(b) * info(format).bytes, r, out);
+  }
+  return ok;
+}
+
 inline bool pack_panel(const PackSource& s, const SourceRows& rows, std::byte* out) {
   const int bytes = record_of(s.format).n_bytes;
   switch (s.format) {
@@ -130,9 +143,20 @@ inline bool pack_panel(const PackSource& s, const SourceRows& rows, std::byte* o
       return pack_blocks<pack_code_block<Format::Q5_1>>(rows, s.k, bytes, out);
     case Format::Q8_0:
       return pack_blocks<pack_wide_block>(rows, s.k, bytes, out);
-    default:
-      return false;
+#define LANNER_CASE(f, pack_row) \
+  case Format::f:                \
+    return pack_rows<Format::f, pack_row>(rows, s.k, out);
+      LANNER_CASE(Q2_K, pack_super_row<Format::Q2_K>)
+      LANNER_CASE(Q3_K, pack_super_row<Format::Q3_K>)
+      LANNER_CASE(Q4_K, pack_super_row<Format::Q4_K>)
+      LANNER_CASE(Q5_K, pack_super_row<Format::Q5_K>)
+      LANNER_CASE(Q6_K, pack_super_row<Format::Q6_K>)
+      LANNER_CASE(IQ4_XS, pack_super_row<Format::IQ4_XS>)
+      LANNER_CASE(IQ4_NL, pack_iq4_nl_row)
+      LANNER_CASE(MXFP4, pack_mxfp4_row)
+#undef LANNER_CASE
   }
+  return false;
 }
 
 bool pack(const PackSource& s, const Segment& segment, int begin, int end) {
@@ -144,14 +168,6 @@ bool pack(const PackSource& s, const Segment& segment, int begin, int end) {
 }
 
 // --- reading a row back --------------------------------------------------------------------------------
-inline float one_f16(const std::byte* p) {
-  uint16_t padded[16] = {};
-  std::memcpy(padded, p, 2);
-  float out[16];
-  store(out, load_f16(padded));
-  return out[0];
-}
-
 template <Format format>
 inline void unpack_elements(const std::byte* panel, int r, int k, float* out) {
   for (int i = 0; i < k; ++i, panel += record_of(format).n_bytes) {
@@ -163,7 +179,7 @@ inline void unpack_elements(const std::byte* panel, int r, int k, float* out) {
       const uint32_t bits = static_cast<uint32_t>(half) << 16;
       std::memcpy(out + i, &bits, 4);
     } else {
-      out[i] = one_f16(panel + 2 * r);
+      out[i] = load_f16_1(panel + 2 * r);
     }
   }
 }
@@ -174,8 +190,8 @@ inline void unpack_codes(const std::byte* panel, int r, int k, float* out) {
   constexpr Record record = record_of(format);
   constexpr bool minima = record.minima_at != 0, fifth = record.fifth_at != 0;
   for (int b = 0; b < k / kBlock; ++b, panel += record.n_bytes) {
-    const float scale = one_f16(panel + record.scales_at + 2 * r);
-    const float minimum = minima ? one_f16(panel + record.minima_at + 2 * r) : 0.0f;
+    const float scale = load_f16_1(panel + record.scales_at + 2 * r);
+    const float minimum = minima ? load_f16_1(panel + record.minima_at + 2 * r) : 0.0f;
     for (int i = 0; i < kBlock; ++i) {
       const int g = i / 4, j = i % 4;
       int code = static_cast<int>(panel[64 * (g % 4) + 4 * r + j]) >> (g < 4 ? 0 : 4) & 15;
@@ -191,12 +207,18 @@ inline void unpack_codes(const std::byte* panel, int r, int k, float* out) {
 inline void unpack_wide(const std::byte* panel, int r, int k, float* out) {
   constexpr Record record = record_of(Format::Q8_0);
   for (int b = 0; b < k / kBlock; ++b, panel += record.n_bytes) {
-    const float scale = one_f16(panel + record.scales_at + 2 * r);
+    const float scale = load_f16_1(panel + record.scales_at + 2 * r);
     for (int i = 0; i < kBlock; ++i) {
       const int code = static_cast<int8_t>(panel[32 * (i / 2) + 2 * r + i % 2]);
       out[b * kBlock + i] = scale * static_cast<float>(code);
     }
   }
+}
+
+template <Format format, void (*unpack_block)(const std::byte* panel, int r, float* out)>
+inline void unpack_blocks(const std::byte* panel, int r, int k, float* out) {
+  constexpr Record record = record_of(format);
+  for (int i = 0; i < k; i += record.k, panel += record.n_bytes) unpack_block(panel, r, out + i);
 }
 
 void unpack_row(const PackedWeight& w, int row, float* out) {
@@ -221,8 +243,18 @@ void unpack_row(const PackedWeight& w, int row, float* out) {
       return unpack_codes<Format::Q5_1>(panel, r, w.k, out);
     case Format::Q8_0:
       return unpack_wide(panel, r, w.k, out);
-    default:
-      return;
+#define LANNER_CASE(f, unpack_block) \
+  case Format::f:                    \
+    return unpack_blocks<Format::f, unpack_block>(panel, r, w.k, out);
+      LANNER_CASE(Q2_K, unpack_super_block<Format::Q2_K>)
+      LANNER_CASE(Q3_K, unpack_super_block<Format::Q3_K>)
+      LANNER_CASE(Q4_K, unpack_super_block<Format::Q4_K>)
+      LANNER_CASE(Q5_K, unpack_super_block<Format::Q5_K>)
+      LANNER_CASE(Q6_K, unpack_super_block<Format::Q6_K>)
+      LANNER_CASE(IQ4_XS, unpack_super_block<Format::IQ4_XS>)
+      LANNER_CASE(IQ4_NL, unpack_iq4_nl_block)
+      LANNER_CASE(MXFP4, unpack_mxfp4_block)
+#undef LANNER_CASE
   }
 }
 

@@ -4,12 +4,13 @@
 #include <cmath>
 
 #include "cpu/pack.h"
+#include "cpu/rms_norm.h"
 #include "ops/embed.h"
 #include "ops/gather_rows.h"
 #include "ops/quantize_rows.h"
 #include "ops/rms_norm.h"
 #include "ops/rope_table.h"
-#include "simd/vec.h"
+#include "simd/tail.h"
 
 namespace lanner::LANNER_ISA_NS {
 namespace {
@@ -21,31 +22,6 @@ void embed(const EmbedArgs& a, const Step& step, const Worker& worker, int begin
 void gather_rows(const GatherRowsArgs& a, const Step& step, const Worker& worker, int begin, int end) {
   for (int r = begin; r < end; ++r)
     std::memcpy(a.out.row(worker, r), a.x.row(worker, step.output_rows[r]), sizeof(float) * a.x.cols);
-}
-
-// Lanes past the end of a row count as zero.
-inline F32 load_n(const float* p, int n) {
-  float padded[16] = {};
-  std::memcpy(padded, p, sizeof(float) * n);
-  return load(padded);
-}
-inline void store_n(float* p, int n, F32 v) {
-  float padded[16];
-  store(padded, v);
-  std::memcpy(p, padded, sizeof(float) * n);
-}
-
-inline void rms_norm_row(const float* x, const float* weight, float* out, int n, float eps) {
-  F32 squares = zero();
-  int i = 0;
-  for (; i + 16 <= n; i += 16) squares = fma(load(x + i), load(x + i), squares);
-  if (i < n) {
-    const F32 v = load_n(x + i, n - i);
-    squares = fma(v, v, squares);
-  }
-  const F32 scale = set1(1.0f / std::sqrt(hsum(squares) / static_cast<float>(n) + eps));
-  for (i = 0; i + 16 <= n; i += 16) store(out + i, load(x + i) * scale * load(weight + i));
-  if (i < n) store_n(out + i, n - i, load_n(x + i, n - i) * scale * load_n(weight + i, n - i));
 }
 
 void rms_norm(const RmsNormArgs& a, const Step&, const Worker& worker, int begin, int end) {
@@ -77,9 +53,12 @@ inline void quantize_blocks(const float* x, int k, uint8_t* int8, uint8_t* int16
       const BlockCodes q = quantize_block(x + b * kBlock, 127.0f);
       store_i8(reinterpret_cast<int8_t*>(int8) + b * kBlock, q.lo);
       store_i8(reinterpret_cast<int8_t*>(int8) + b * kBlock + 16, q.hi);
+      const int32_t lo = hsum(q.lo), hi = hsum(q.hi);
       const float scaled_sum = q.scale * static_cast<float>(hsum(q.lo + q.hi));
+      const int16_t sums[2] = {static_cast<int16_t>(lo), static_cast<int16_t>(hi)};
       std::memcpy(int8 + k + 4 * b, &q.scale, 4);
       std::memcpy(int8 + k + 4 * (n_blocks + b), &scaled_sum, 4);
+      std::memcpy(int8 + k + 4 * (2 * n_blocks + b), sums, 4);
     }
     if (int16) {
       const BlockCodes q = quantize_block(x + b * kBlock, 32767.0f);

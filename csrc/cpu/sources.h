@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "cpu/blocks.h"
 #include "ops/linear.h"
 #include "simd/vec.h"
 
@@ -93,37 +94,58 @@ struct FloatFormat {
   }
 };
 
-// --- unsigned 4- and 5-bit codes against int8 ----------------------------------------------------------
-// Groups of four values of K are taken in the order 0, 4, 1, 5, 2, 6, 3, 7: a plane's low, then high nibbles.
+// --- unsigned codes of at most 5 bits against int8
+// ---------------------------------------------------------- Groups of four values of K are taken in the
+// order 0, 4, 1, 5, 2, 6, 3, 7: a plane's low, then high nibbles.
 constexpr int group_at(int position) { return position / 2 + 4 * (position % 2); }
 
-constexpr bool has_fifth(Format f) { return f == Format::Q5_0 || f == Format::Q5_1; }
-constexpr bool has_minima(Format f) { return f == Format::Q4_1 || f == Format::Q5_1; }
-// Code of weight zero where the file has no minima: w = scale * (code - offset).
-constexpr float code_offset(Format f) { return f == Format::Q5_0 ? 16.0f : 8.0f; }
+// Values of MXFP4 codes above their least.
+alignas(16) constexpr int8_t kMxfp4Codes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
+// 2^(e - 128) of sixteen E8M0 scales, e <= 252.
+LANNER_INLINE F32 load_e8m0_half(const std::byte* p) {
+  return max(as_f32(load_u8(p) << 23) * set1(0.5f), set1(0x1p-128f));
+}
 
 template <Format format>
 struct PackedBlock {
   static constexpr Record kRecord = record_of(format);
-  static constexpr int kBytes = kRecord.n_bytes;
-  const std::byte* p;
+  static constexpr int kBytes = is_super(format) ? kRecord.sub_bytes : kRecord.n_bytes;
+  const std::byte* p;       // the record, or the sub-block
+  const std::byte* record;  // of which it is a part
 
+  LANNER_INLINE static PackedBlock at(const std::byte* panel, int b) {
+    if constexpr (!is_super(format)) return {panel + static_cast<size_t>(b) * kBytes, nullptr};
+    const std::byte* record = panel + static_cast<size_t>(b / 8) * kRecord.n_bytes;
+    return {record + kRecord.sub_at + b % 8 * kBytes, record};
+  }
   template <int position>
   LANNER_INLINE Codes codes() const {
     constexpr int g = group_at(position);
     const Codes plane = load_codes(p + 64 * (g % 4));
     const Codes low = g < 4 ? low_nibbles(plane) : high_nibbles(plane);
     if constexpr (has_fifth(format))
-      return with_fifth_bit<g>(low, load_codes(p + kRecord.fifth_at));
+      return with_bits<g, 4, 1>(low, load_codes(p + kRecord.fifth_at));
+    else if constexpr (format == Format::MXFP4)
+      return lookup(kMxfp4Codes, low);
     else
       return low;
   }
-  LANNER_INLINE F32 scales() const { return load_f16(p + kRecord.scales_at); }
+  LANNER_INLINE F32 scales() const {
+    if constexpr (is_super(format))
+      return load_f16(record) * to_f32(load_u8(p + kRecord.scales_at));
+    else if constexpr (format == Format::MXFP4)
+      return load_e8m0_half(p + kRecord.scales_at);
+    else
+      return load_f16(p + kRecord.scales_at);
+  }
   LANNER_INLINE F32 minima() const {
-    if constexpr (has_minima(format))
+    if constexpr (is_super(format))
+      return load_f16(record + 32) * to_f32(load_u8(p + kRecord.minima_at));
+    else if constexpr (minimum_at(format) >= 0)
       return load_f16(p + kRecord.minima_at);
     else
-      return scales() * set1(-code_offset(format));
+      return scales() * set1(static_cast<float>(-code_offset(format)));
   }
   LANNER_INLINE void prefetch_ahead() const {
     for (int at = 0; at < kBytes; at += 64) prefetch(p + kPrefetchBytes + at);
@@ -135,6 +157,7 @@ struct UnpackedBlock {
   static constexpr int kBytes = 640;
   const std::byte* p;
 
+  LANNER_INLINE static UnpackedBlock at(const std::byte* blocks, int b) { return {blocks + b * kBytes}; }
   template <int position>
   LANNER_INLINE Codes codes() const {
     return load_codes(p + 64 * position);
@@ -154,8 +177,8 @@ struct CodeSource {
   LANNER_INLINE void dot(const Input& in, int t, F32 (&acc)[n]) const {
     const int64_t stride = int8_row_bytes(in.k), n_blocks = in.k / kBlock;
     const uint8_t* x = in.int8 + t * stride;
-    Block block{blocks};
-    for (int b = k0 / kBlock; b < k1 / kBlock; ++b, block.p += Block::kBytes) {
+    for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {
+      const Block block = Block::at(blocks, b - k0 / kBlock);
       if constexpr (n == 1) block.prefetch_ahead();
       I32 dots[n];
       block_dots<n>(block, reinterpret_cast<const int8_t*>(x + b * kBlock), stride, dots);
@@ -192,15 +215,15 @@ struct CodeSource {
 
 template <Format format>
 struct CodeFormat {
-  static constexpr int kBits = has_fifth(format) ? 5 : 4;
+  static constexpr int kBits = has_fifth(format) || format == Format::MXFP4 ? 5 : 4;
   using Direct = CodeSource<PackedBlock<format>, kBits>;
   using Unpacked = CodeSource<UnpackedBlock, kBits>;
   static constexpr int kTileK = 512;  // 16 blocks of 640 bytes: a third of L1
 
   static Unpacked unpack(const std::byte* panel, int k0, int k1, std::byte* scratch) {
-    PackedBlock<format> from{panel + static_cast<size_t>(k0 / kBlock) * PackedBlock<format>::kBytes};
-    std::byte* to = scratch;
-    for (int k = k0; k < k1; k += kBlock, from.p += from.kBytes, to += UnpackedBlock::kBytes) {
+    for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {
+      const auto from = PackedBlock<format>::at(panel, b);
+      std::byte* to = scratch + (b - k0 / kBlock) * UnpackedBlock::kBytes;
       unroll<8>([&](auto position) LANNER_INLINE_LAMBDA {
         store_codes(to + 64 * position, from.template codes<position>());
       });
@@ -211,12 +234,32 @@ struct CodeFormat {
   }
 };
 
-// --- int8 codes against int16 --------------------------------------------------------------------------
+// --- int8 values against int16 -------------------------------------------------------------------------
+template <Format format>
 struct PackedWide {
-  static constexpr int kBytes = record_of(Format::Q8_0).n_bytes;
+  static constexpr Record kRecord = record_of(format);
+  static constexpr int kBytes = is_super(format) ? kRecord.sub_bytes : kRecord.n_bytes;
   const std::byte* p;
-  LANNER_INLINE WidePairs pairs(int j) const { return load_i8_pairs(p + 32 * j); }
-  LANNER_INLINE F32 scales() const { return load_f16(p + record_of(Format::Q8_0).scales_at); }
+  const std::byte* record;
+
+  LANNER_INLINE static PackedWide at(const std::byte* panel, int b) {
+    if constexpr (!is_super(format)) return {panel + static_cast<size_t>(b) * kBytes, nullptr};
+    const std::byte* record = panel + static_cast<size_t>(b / 8) * kRecord.n_bytes;
+    return {record + kRecord.sub_at + b % 8 * kBytes, record};
+  }
+  template <int j>
+  LANNER_INLINE WidePairs pairs() const {
+    if constexpr (format == Format::Q8_0)
+      return load_i8_pairs(p + 32 * j);
+    else
+      return lookup_nibble_pairs<j / 8 * 4>(kIq4Values, p + 32 * (j % 8));
+  }
+  LANNER_INLINE F32 scales() const {
+    if constexpr (is_super(format))
+      return load_f16(record) * to_f32(load_i8(p + kRecord.scales_at));
+    else
+      return load_f16(p + kRecord.scales_at);
+  }
   LANNER_INLINE void prefetch_ahead() const {
     for (int at = 0; at < kBytes; at += 64) prefetch(p + kPrefetchBytes + at);
   }
@@ -225,7 +268,11 @@ struct PackedWide {
 struct UnpackedWide {
   static constexpr int kBytes = 1088;
   const std::byte* p;
-  LANNER_INLINE WidePairs pairs(int j) const { return load_i16_pairs(p + 64 * j); }
+  LANNER_INLINE static UnpackedWide at(const std::byte* blocks, int b) { return {blocks + b * kBytes}; }
+  template <int j>
+  LANNER_INLINE WidePairs pairs() const {
+    return load_i16_pairs(p + 64 * j);
+  }
   LANNER_INLINE F32 scales() const { return load(reinterpret_cast<const float*>(p + 1024)); }
   LANNER_INLINE void prefetch_ahead() const {}
 };
@@ -240,13 +287,13 @@ struct WideSource {
   LANNER_INLINE void dot(const Input& in, int t, F32 (&acc)[n]) const {
     const int64_t stride = int16_row_bytes(in.k);
     const uint8_t* x = in.int16 + t * stride;
-    Block block{blocks};
-    for (int b = k0 / kBlock; b < k1 / kBlock; ++b, block.p += Block::kBytes) {
+    for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {
+      const Block block = Block::at(blocks, b - k0 / kBlock);
       if constexpr (n == 1) block.prefetch_ahead();
       I32 dots[n];
       for (int i = 0; i < n; ++i) dots[i] = zero_i32();
       unroll<kBlock / 2>([&](auto j) LANNER_INLINE_LAMBDA {
-        const WidePairs w = block.pairs(j);
+        const WidePairs w = block.template pairs<j>();
         for (int i = 0; i < n; ++i)
           dots[i] = dot2_add(dots[i], w, reinterpret_cast<const int16_t*>(x + i * stride + 64 * b + 4 * j));
       });
@@ -257,16 +304,18 @@ struct WideSource {
   }
 };
 
+template <Format format>
 struct WideFormat {
-  using Direct = WideSource<PackedWide>;
+  using Direct = WideSource<PackedWide<format>>;
   using Unpacked = WideSource<UnpackedWide>;
   static constexpr int kTileK = 256;  // 8 blocks of 1088 bytes
 
   static Unpacked unpack(const std::byte* panel, int k0, int k1, std::byte* scratch) {
-    PackedWide from{panel + static_cast<size_t>(k0 / kBlock) * PackedWide::kBytes};
-    std::byte* to = scratch;
-    for (int k = k0; k < k1; k += kBlock, from.p += from.kBytes, to += UnpackedWide::kBytes) {
-      for (int j = 0; j < kBlock / 2; ++j) store_i16_pairs(to + 64 * j, from.pairs(j));
+    for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {
+      const auto from = PackedWide<format>::at(panel, b);
+      std::byte* to = scratch + (b - k0 / kBlock) * UnpackedWide::kBytes;
+      unroll<kBlock / 2>(
+          [&](auto j) LANNER_INLINE_LAMBDA { store_i16_pairs(to + 64 * j, from.template pairs<j>()); });
       store(reinterpret_cast<float*>(to + 1024), from.scales());
     }
     return {scratch, k0, k1};

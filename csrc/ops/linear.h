@@ -2,7 +2,15 @@
 //
 //   float formats      sum = fma(w[n][k], x[k], sum) for k = 0, 1, ...
 //   quantized formats  per block b of 32: sum = fma(dot(codes), scale_w * scale_x, sum), dot exact in int32;
-//                      then sum = fma(minimum_w, scale_x * sum(codes_x), sum) where the codes are unsigned
+//                      then sum = fma(minimum_w, scale_x * sum(codes_x), sum) where the codes are unsigned.
+//                      In q4_k, q5_k and iq4_xs scale_w = d * scale and minimum_w = -dmin * minimum, both
+//                      exact
+//   q3_k, q6_k         per block b of 32, of halves h: sum = fma(i, d * scale_x, sum) with i = sum over h of
+//                      scale[h] * (dot(codes[h]) - offset * sum(codes_x[h])), exact in int32 and as float32:
+//                      |i| <= 2 * 128 * 16 * 32 * 127 < 2^24
+//   q2_k               per block b of 32: sum = fma(i, d * scale_x, sum), i = sum of scale[h] *
+//   dot(codes[h]);
+//                      then sum = fma(m, -dmin * scale_x, sum), m = sum of minimum[h] * sum(codes_x[h])
 #pragma once
 
 #include "ops/packed.h"

@@ -8,10 +8,8 @@ namespace lanner {
 namespace {
 
 void check_source(const PackSource& s) {
-  const FormatInfo& f = info(s.format);
-  check(can_pack(s.format), "pack: format ", f.name, " cannot be packed");
   check(s.n_rows > 0 && s.k > 0, "pack: shape is (", s.n_rows, ", ", s.k, "), wanted positive numbers");
-  check(s.k % record_of(s.format).k == 0, "pack: a weight of ", f.name, " has ", s.k,
+  check(s.k % record_of(s.format).k == 0, "pack: a weight of ", info(s.format).name, " has ", s.k,
         " input features, wanted a multiple of ", record_of(s.format).k);
   const int32_t d = s.interleaved_head_dim;
   check(d == 0 || (d > 0 && d % 2 == 0 && s.n_rows % d == 0), "pack: ", s.n_rows,

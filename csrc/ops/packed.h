@@ -10,11 +10,25 @@
 //     fifth  64 bytes (q5 only); bit g of byte 4*row + j is bit 4 of w[row][4g + j], g = 0..7
 //     scales 16 x f16, and minima 16 x f16 for q4_1 and q5_1
 //   q8_0             a record per 32 k: 16 x 32 bytes; bytes 2*row, 2*row + 1 of vector j are w[row][2j],
-//   [2j+1],
-//                    kept signed because vpmaddwd is; then scales 16 x f16
+//                    [2j+1], kept signed because vpmaddwd is; then scales 16 x f16
+//   mxfp4            as q4, the scales 16 x E8M0
+//   iq4_nl           a record per 32 k: 8 x 32 bytes; bytes 2*row, 2*row + 1 of vector j are w[row][2j],
+//   [2j+1]
+//                    (low nibbles) and w[row][16 + 2j], [16 + 2j+1]; then scales 16 x f16
+//   K-quants, iq4_xs a record per 256 k: scales 16 x f16, for q2_k, q4_k and q5_k 16 x f16 with minus the
+//   scale
+//                    of the minima, then eight sub-blocks of 32 k:
+//     codes  as q4 or iq4_nl, absent for q2_k and q3_k
+//     pairs  2 x 64 bytes (q2_k, q3_k, q6_k); bits 2g, 2g+1 of byte 4*row + j of vector h are two bits of
+//            w[row][16h + 4g + j]: the lowest of q2_k and q3_k, the highest of q6_k
+//     fifth  64 bytes (q5_k; the third bit of q3_k), as above
+//     scales 16 x u8, then minima 16 x u8 (q4_k, q5_k); 16 x i8 (iq4_xs); a pair for the two halves of the 32
+//     k,
+//            byte 2*row + h, i8 (q3_k, q6_k) or the nibbles of scale and minimum (q2_k)
 //
-// Codes of q4 and q5 stay unsigned, as vpmaddubsw wants them: w = scale * code + minimum, where the minimum
-// of q4_0 and q5_0 is -8 and -16 times the scale.
+// Codes stay unsigned, as vpmaddubsw wants them: w = scale * code + minimum, where formats without minima
+// have minus their offset (8, 16, 4, 32, 12) times the scale. Codebooks whose values need 8 bits expand as
+// they are read and meet int16 activations, as q8_0 does.
 #pragma once
 
 #include <cstdint>
@@ -33,34 +47,61 @@ inline constexpr int kBlock = 32;  // values along K that share a scale
 struct Record {
   int k;         // values along K
   int n_bytes;   // of the record, all 16 rows
-  int fifth_at;  // byte offsets inside the record
+  int pairs_at;  // byte offsets inside the record, or inside a sub-block of a record of 256; 0 where the
+                 // format
+  int fifth_at;  // has no such field (or it is the first)
   int scales_at;
   int minima_at;
+  int sub_at = 0;     // of the first sub-block
+  int sub_bytes = 0;  // of a sub-block
 };
+
+constexpr Record super_record(int header, int pairs_at, int fifth_at, int scales_at, int minima_at,
+                              int sub_bytes) {
+  return {256, header + 8 * sub_bytes, pairs_at, fifth_at, scales_at, minima_at, header, sub_bytes};
+}
 
 constexpr Record record_of(Format format) {
   switch (format) {
     case Format::F32:
-      return {1, 64, 0, 0, 0};
+      return {1, 64, 0, 0, 0, 0};
     case Format::F16:
     case Format::BF16:
-      return {1, 32, 0, 0, 0};
+      return {1, 32, 0, 0, 0, 0};
     case Format::Q4_0:
-      return {32, 288, 0, 256, 0};
+    case Format::IQ4_NL:
+      return {32, 288, 0, 0, 256, 0};
     case Format::Q4_1:
-      return {32, 320, 0, 256, 288};
+      return {32, 320, 0, 0, 256, 288};
     case Format::Q5_0:
-      return {32, 352, 256, 320, 0};
+      return {32, 352, 0, 256, 320, 0};
     case Format::Q5_1:
-      return {32, 384, 256, 320, 352};
+      return {32, 384, 0, 256, 320, 352};
     case Format::Q8_0:
-      return {32, 544, 0, 512, 0};
-    default:
-      return {0, 0, 0, 0, 0};
+      return {32, 544, 0, 0, 512, 0};
+    case Format::MXFP4:
+      return {32, 272, 0, 0, 256, 0};
+    case Format::Q2_K:
+      return super_record(64, 0, 0, 128, 0, 160);
+    case Format::Q3_K:
+      return super_record(32, 0, 128, 192, 0, 224);
+    case Format::Q4_K:
+      return super_record(64, 0, 0, 256, 272, 288);
+    case Format::Q5_K:
+      return super_record(64, 0, 256, 320, 336, 352);
+    case Format::Q6_K:
+      return super_record(32, 256, 0, 384, 0, 416);
+    case Format::IQ4_XS:
+      return super_record(32, 0, 0, 256, 0, 272);
   }
+  return {};
 }
 
-constexpr bool can_pack(Format format) { return record_of(format).k != 0; }
+// Planes that a format has (the layout is above).
+constexpr bool is_super(Format f) { return record_of(f).k == 256; }
+constexpr bool has_nibbles(Format f) { return f != Format::Q2_K && f != Format::Q3_K; }
+constexpr bool has_pairs(Format f) { return f == Format::Q2_K || f == Format::Q3_K || f == Format::Q6_K; }
+constexpr bool has_fifth(Format f) { return record_of(f).fifth_at != 0; }
 
 // What a matmul reads of its input: float32, or codes per 32 values (ops/quantize_rows.h).
 enum class InputKind : uint8_t { kFloat, kInt8, kInt16 };
@@ -72,6 +113,8 @@ constexpr InputKind input_of(Format format) {
     case Format::BF16:
       return InputKind::kFloat;
     case Format::Q8_0:
+    case Format::IQ4_NL:
+    case Format::IQ4_XS:
       return InputKind::kInt16;
     default:
       return InputKind::kInt8;

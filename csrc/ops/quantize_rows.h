@@ -1,8 +1,8 @@
 // Codes of the activations for a quantized matmul, per block of 32 values with a float32 scale:
 //   code = round(x * (limit / max|x|)), scale = max|x| / limit;  limit 127 for int8, 32767 for int16
 //
-// A row of int8 codes:  K x int8, K/32 x float32 scale, K/32 x float32 scale * sum(codes)
-// A row of int16 codes: K x int16, K/32 x float32 scale
+// A row of int8 codes:  K x int8, K/32 x float32 scale, K/32 x float32 scale * sum(codes), K/32 x 2 x int16:
+// sums of 16 codes A row of int16 codes: K x int16, K/32 x float32 scale
 #pragma once
 
 #include "ops/packed.h"
@@ -11,11 +11,11 @@ namespace lanner {
 
 struct QuantizeRowsArgs {
   Rows<float> x;        // (T or R, K), K % 32 == 0
-  Rows<uint8_t> int8;   // (T or R, 40 * K/32), or absent
+  Rows<uint8_t> int8;   // (T or R, 44 * K/32), or absent
   Rows<uint8_t> int16;  // (T or R, 68 * K/32), or absent
 };
 
-constexpr int64_t int8_row_bytes(int64_t k) { return k / kBlock * 40; }
+constexpr int64_t int8_row_bytes(int64_t k) { return k / kBlock * 44; }
 constexpr int64_t int16_row_bytes(int64_t k) { return k / kBlock * 68; }
 
 inline void check_quantize(const char* op, const QuantizeRowsArgs& a) {

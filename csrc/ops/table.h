@@ -1,7 +1,9 @@
 // The one list of operations. X(name, Args)
 #pragma once
 
+#include "ops/array_rows.h"
 #include "ops/attention.h"
+#include "ops/dequantize.h"
 #include "ops/embed.h"
 #include "ops/gate_up.h"
 #include "ops/gather_rows.h"
@@ -11,6 +13,7 @@
 #include "ops/rope_append.h"
 #include "ops/rope_table.h"
 #include "ops/sample.h"
+#include "ops/sdpa.h"
 
 #define LANNER_OPS(X)                \
   X(embed, EmbedArgs)                \
@@ -38,6 +41,12 @@ struct CpuTable {
   bool (*pack)(const PackSource& source, const Segment& segment, int begin, int end);
   // Row `row` of a packed weight as k floats, equal to its dequantization bit for bit.
   void (*unpack_row)(const PackedWeight& weight, int row, float* out);
+  RowKernels rows;   // ops/array_rows.h
+  SdpaKernels sdpa;  // ops/sdpa.h
+  // n elements between float32 and the blocks of a format (ops/dequantize.h); n is a multiple of the block.
+  // quantize is false where a scale or minimum would be infinite or NaN.
+  void (*dequantize)(Format format, const std::byte* data, int64_t n, float* out);
+  bool (*quantize)(Format format, const float* x, int64_t n, std::byte* out);
   // Sums n_bytes read once from memory; the multiply-adds of n_rounds register-only loops.
   float (*probe_read)(const std::byte* data, size_t n_bytes);
   double (*probe_fma)(int64_t n_rounds);

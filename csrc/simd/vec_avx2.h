@@ -71,11 +71,68 @@ inline F32 keep_first(F32 a, int n, F32 b) {
           _mm256_blendv_ps(b.hi, a.hi, _mm256_castsi256_ps(hi))};
 }
 
+// Lanes of a whose bit is set (lane 0: bit 0), the others from b.
+inline F32 keep_lanes(F32 a, uint32_t bits, F32 b) {
+  const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i lo = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits), bit), bit);
+  const __m256i hi = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits >> 8), bit), bit);
+  return {_mm256_blendv_ps(b.lo, a.lo, _mm256_castsi256_ps(lo)),
+          _mm256_blendv_ps(b.hi, a.hi, _mm256_castsi256_ps(hi))};
+}
+
 // v, or 0 in lanes where x < limit; a NaN in x keeps v.
 inline F32 zero_below(F32 v, F32 x, float limit) {
   const __m256 bound = _mm256_set1_ps(limit);
   return {_mm256_and_ps(v.lo, _mm256_cmp_ps(x.lo, bound, _CMP_NLT_UQ)),
           _mm256_and_ps(v.hi, _mm256_cmp_ps(x.hi, bound, _CMP_NLT_UQ))};
+}
+
+// To the nearest integer, as a float; a * 2^n for such an n. NaN stays NaN; elsewhere both are normal
+// numbers.
+inline F32 round_f32(F32 a) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(a.lo, kNearest), _mm256_round_ps(a.hi, kNearest)};
+}
+inline F32 times_pow2(F32 a, F32 n) {
+  const auto shifted = [](__m256 x) { return _mm256_slli_epi32(_mm256_cvtps_epi32(x), 23); };
+  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.lo), shifted(n.lo))),
+          _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.hi), shifted(n.hi)))};
+}
+
+// Whether a lane is above limit; NaN is.
+inline bool any_above(F32 x, float limit) {
+  const __m256 bound = _mm256_set1_ps(limit);
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.lo, bound, _CMP_NLE_UQ),
+                                         _mm256_cmp_ps(x.hi, bound, _CMP_NLE_UQ))) != 0;
+}
+
+// A store that does not read its line first, to an address that is a multiple of 64; finish_stores() before
+// another thread may look.
+inline void store_past_caches(float* p, F32 a) { _mm256_stream_ps(p, a.lo), _mm256_stream_ps(p + 8, a.hi); }
+inline void finish_stores() { _mm_sfence(); }
+
+// to[16 i + j] = element i of row j, of 16 rows of float32 that are `stride` bytes apart.
+inline void transpose16(const std::byte* from, int64_t stride, float* to) {
+  // Rows r and r + 4 share a register, so that 4 x 4 blocks are transposed within its halves.
+  auto pair = [&](int row, int column) {
+    const float* p = reinterpret_cast<const float*>(from + row * stride) + column;
+    const float* q = reinterpret_cast<const float*>(from + (row + 4) * stride) + column;
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1);
+  };
+  for (int row = 0; row < 16; row += 8)
+    for (int column = 0; column < 16; column += 4) {
+      const __m256 a = pair(row, column), b = pair(row + 1, column);
+      const __m256 c = pair(row + 2, column), d = pair(row + 3, column);
+      const __m256d ab_lo = _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
+      const __m256d ab_hi = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+      const __m256d cd_lo = _mm256_castps_pd(_mm256_unpacklo_ps(c, d));
+      const __m256d cd_hi = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+      float* out = to + 16 * column + row;
+      _mm256_storeu_ps(out, _mm256_castpd_ps(_mm256_unpacklo_pd(ab_lo, cd_lo)));
+      _mm256_storeu_ps(out + 16, _mm256_castpd_ps(_mm256_unpackhi_pd(ab_lo, cd_lo)));
+      _mm256_storeu_ps(out + 32, _mm256_castpd_ps(_mm256_unpacklo_pd(ab_hi, cd_hi)));
+      _mm256_storeu_ps(out + 48, _mm256_castpd_ps(_mm256_unpackhi_pd(ab_hi, cd_hi)));
+    }
 }
 
 // --- 16-bit floats -----------------------------------------------------------------------------------
@@ -95,11 +152,73 @@ inline F32 load_bf16(const void* p) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
 }
 
+inline float load_f16_1(const void* p) {
+  uint16_t half;
+  std::memcpy(&half, p, 2);
+  return _cvtsh_ss(half);
+}
+inline uint16_t to_f16(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
+
 // --- int32 -------------------------------------------------------------------------------------------
 inline I32 zero_i32() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline I32 round_i32(F32 a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
+// The same bits.
+inline F32 as_f32(I32 a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
 inline F32 to_f32(I32 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 inline I32 operator+(I32 a, I32 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+inline I32 operator&(I32 a, int32_t mask) {
+  const __m256i m = _mm256_set1_epi32(mask);
+  return {_mm256_and_si256(a.lo, m), _mm256_and_si256(a.hi, m)};
+}
+inline I32 operator|(I32 a, I32 b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
+inline I32 operator>>(I32 a, int n) { return {_mm256_srai_epi32(a.lo, n), _mm256_srai_epi32(a.hi, n)}; }
+inline I32 operator<<(I32 a, int n) { return {_mm256_slli_epi32(a.lo, n), _mm256_slli_epi32(a.hi, n)}; }
+inline I32 set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline I32 load_u8(const void* p) {
+  const __m128i v = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  return {_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8))};
+}
+inline I32 load_i8(const void* p) {
+  const __m128i v = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  return {_mm256_cvtepi8_epi32(v), _mm256_cvtepi8_epi32(_mm_srli_si128(v, 8))};
+}
+inline void store_u8(void* p, I32 a) {  // saturates
+  const __m256i u16 = _mm256_permute4x64_epi64(_mm256_packus_epi32(a.lo, a.hi), 0xd8);
+  const __m128i u8 = _mm_packus_epi16(_mm256_castsi256_si128(u16), _mm256_extracti128_si256(u16, 1));
+  _mm_storeu_si128(static_cast<__m128i*>(p), u8);
+}
+// Bit i of the result is bit 0 of lane i.
+inline uint32_t low_bits(I32 a) {
+  const int lo = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_slli_epi32(a.lo, 31)));
+  const int hi = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_slli_epi32(a.hi, 31)));
+  return static_cast<uint32_t>(lo | hi << 8);
+}
+// Bit i of `bits` in lane i, 0 or 1.
+inline I32 lane_bits(uint32_t bits) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), one = _mm256_set1_epi32(1);
+  const __m256i lo = _mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(bits)), lane);
+  const __m256i hi = _mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(bits >> 8)), lane);
+  return {_mm256_and_si256(lo, one), _mm256_and_si256(hi, one)};
+}
+// table[i] of each lane, 0 <= i < 16.
+inline I32 lookup(const int8_t* table, I32 i) {
+  const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  return {_mm256_srai_epi32(_mm256_slli_epi32(_mm256_shuffle_epi8(t, i.lo), 24), 24),
+          _mm256_srai_epi32(_mm256_slli_epi32(_mm256_shuffle_epi8(t, i.hi), 24), 24)};
+}
+// Towards zero; NaN and what does not fit become INT32_MIN.
+inline I32 truncate_i32(F32 a) { return {_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi)}; }
+inline I32 clamp(I32 a, int32_t low, int32_t high) {
+  const __m256i l = _mm256_set1_epi32(low), h = _mm256_set1_epi32(high);
+  return {_mm256_min_epi32(_mm256_max_epi32(a.lo, l), h), _mm256_min_epi32(_mm256_max_epi32(a.hi, l), h)};
+}
+// The first lane of a that equals x, 16 if none does.
+inline int first_equal(F32 a, float x) {
+  const __m256 v = _mm256_set1_ps(x);
+  const int lo = _mm256_movemask_ps(_mm256_cmp_ps(a.lo, v, _CMP_EQ_OQ));
+  const int hi = _mm256_movemask_ps(_mm256_cmp_ps(a.hi, v, _CMP_EQ_OQ));
+  return __builtin_ctz(static_cast<unsigned>(lo | hi << 8 | 1 << 16));
+}
 inline int32_t hsum(I32 a) {
   const __m256i s8 = _mm256_add_epi32(a.lo, a.hi);
   const __m128i s4 = _mm_add_epi32(_mm256_castsi256_si128(s8), _mm256_extracti128_si256(s8, 1));
@@ -139,23 +258,34 @@ inline Codes high_nibbles(Codes c) {
   return {_mm256_and_si256(_mm256_srli_epi16(c.lo, 4), mask),
           _mm256_and_si256(_mm256_srli_epi16(c.hi, 4), mask)};
 }
-// codes | 16 * bit g of plane: the fifth bit of group g.
-template <int g>
-inline Codes with_fifth_bit(Codes codes, Codes plane) {
-  const __m256i bit = _mm256_set1_epi8(16);
+// codes | (plane >> from & mask) << to, byte by byte.
+template <int from, int to, int mask>
+inline Codes with_bits(Codes codes, Codes plane) {
+  const __m256i bits = _mm256_set1_epi8(static_cast<char>(mask << to));
   auto moved = [](__m256i x) {
-    if constexpr (g < 4)
-      return _mm256_slli_epi16(x, 4 - g);
+    if constexpr (from < to)
+      return _mm256_slli_epi16(x, to - from);
     else
-      return _mm256_srli_epi16(x, g - 4);
+      return _mm256_srli_epi16(x, from - to);
   };
-  return {_mm256_or_si256(codes.lo, _mm256_and_si256(moved(plane.lo), bit)),
-          _mm256_or_si256(codes.hi, _mm256_and_si256(moved(plane.hi), bit))};
+  return {_mm256_or_si256(codes.lo, _mm256_and_si256(moved(plane.lo), bits)),
+          _mm256_or_si256(codes.hi, _mm256_and_si256(moved(plane.hi), bits))};
+}
+inline Codes zero_codes() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+// table[i] of each byte, 0 <= i < 16.
+inline Codes lookup(const int8_t* table, Codes i) {
+  const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  return {_mm256_shuffle_epi8(t, i.lo), _mm256_shuffle_epi8(t, i.hi)};
 }
 
 // --- integer dot products ----------------------------------------------------------------------------
 // u4 and u5 codes times int8: a pair of products is at most 2*31*127 = 7874, so four groups fit in int16,
-// and eight groups of 4-bit codes (8 * 2*15*127 = 30480) do.
+// and eight groups of 4-bit codes (8 * 2*15*127 = 30480) do; of u6 codes two (2 * 2*63*127 = 32004), of u2
+// and u3 more than eight.
+//
+// The compiler may add integers in another order than is written, and likes to form all products before it
+// adds any: they do not fit the registers. in_order() makes it finish a sum before the next begins.
+inline void in_order(__m256i& a, __m256i& b) { asm("" : "+x"(a), "+x"(b)); }
 inline Pairs dot_start(Codes w, const int8_t* x4) {
   int32_t bits;
   std::memcpy(&bits, x4, 4);
@@ -165,6 +295,7 @@ inline Pairs dot_start(Codes w, const int8_t* x4) {
 inline void dot_add(Pairs& sum, Codes w, const int8_t* x4) {
   const Pairs p = dot_start(w, x4);
   sum = {_mm256_add_epi16(sum.lo, p.lo), _mm256_add_epi16(sum.hi, p.hi)};
+  in_order(sum.lo, sum.hi);
 }
 inline I32 dot_finish(Pairs sum) {
   const __m256i ones = _mm256_set1_epi16(1);
@@ -190,9 +321,53 @@ inline I32 dot2_add(I32 sum, WidePairs w, const int16_t* x2) {
   int32_t bits;
   std::memcpy(&bits, x2, 4);
   const __m256i x = _mm256_set1_epi32(bits);
-  return {_mm256_add_epi32(sum.lo, _mm256_madd_epi16(w.lo, x)),
-          _mm256_add_epi32(sum.hi, _mm256_madd_epi16(w.hi, x))};
+  sum = {_mm256_add_epi32(sum.lo, _mm256_madd_epi16(w.lo, x)),
+         _mm256_add_epi32(sum.hi, _mm256_madd_epi16(w.hi, x))};
+  in_order(sum.lo, sum.hi);
+  return sum;
 }
+
+// Low (shift 0) or high (shift 4) nibbles of 32 bytes as int16 pairs, as they are or through a table.
+inline WidePairs widen(__m256i bytes) {
+  return {_mm256_cvtepi8_epi16(_mm256_castsi256_si128(bytes)),
+          _mm256_cvtepi8_epi16(_mm256_extracti128_si256(bytes, 1))};
+}
+template <int shift>
+inline WidePairs load_nibble_pairs(const void* p) {
+  const __m256i v = _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  return widen(_mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8(15)));
+}
+template <int shift>
+inline WidePairs lookup_nibble_pairs(const int8_t* table, const void* p) {
+  const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  const __m256i v = _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  return widen(_mm256_shuffle_epi8(t, _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8(15))));
+}
+inline WidePairs operator*(WidePairs a, int16_t x) {
+  const __m256i v = _mm256_set1_epi16(x);
+  return {_mm256_mullo_epi16(a.lo, v), _mm256_mullo_epi16(a.hi, v)};
+}
+
+// An integer per row that multiplies the sums of a half of a block: value h of a pair.
+struct RowFactors {
+  __m256i lo, hi;
+};  // twice in the two int16 of a row: vpmaddwd multiplies where it adds
+template <int h>
+inline RowFactors factors_of(WidePairs a) {
+  const __m256i twice = _mm256_set1_epi32(h == 0 ? 0x01000100 : 0x03020302);
+  const __m256i at = _mm256_add_epi32(
+      twice, _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+  return {_mm256_shuffle_epi8(a.lo, at), _mm256_shuffle_epi8(a.hi, at)};
+}
+inline I32 dot_finish(Pairs sum, RowFactors f) {
+  return {_mm256_madd_epi16(sum.lo, f.lo), _mm256_madd_epi16(sum.hi, f.hi)};
+}
+inline void dot_add(I32& sum, Pairs pairs, RowFactors f) {
+  sum = sum + dot_finish(pairs, f);
+  in_order(sum.lo, sum.hi);
+}
+// Groups of u6 codes that an int16 lane can hold.
+inline constexpr int kDepthU6 = 2;
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
@@ -200,6 +375,9 @@ inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), 
 // keeps its 8 int16 accumulators, two weight vectors and a broadcast.
 inline constexpr int kFloatTile = 6;
 inline constexpr int kQuantTile = 4;
+
+// Vectors of 16 columns that a tile of kFloatTile rows may have side by side. The tile fills the registers.
+inline constexpr int kFloatVectors = 1;
 
 }  // namespace
 }  // namespace lanner::LANNER_ISA_NS

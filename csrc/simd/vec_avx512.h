@@ -57,9 +57,60 @@ inline F32 keep_first(F32 a, int n, F32 b) {
   return {_mm512_mask_blend_ps(_mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(n)), b.v, a.v)};
 }
 
+// Lanes of a whose bit is set (lane 0: bit 0), the others from b.
+inline F32 keep_lanes(F32 a, uint32_t bits, F32 b) {
+  return {_mm512_mask_blend_ps(static_cast<__mmask16>(bits), b.v, a.v)};
+}
+
 // v, or 0 in lanes where x < limit; a NaN in x keeps v.
 inline F32 zero_below(F32 v, F32 x, float limit) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(limit), _CMP_NLT_UQ), v.v)};
+}
+
+// To the nearest integer, as a float; a * 2^n for such an n. NaN stays NaN; elsewhere both are normal
+// numbers.
+inline F32 round_f32(F32 a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+inline F32 times_pow2(F32 a, F32 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+
+// Whether a lane is above limit; NaN is.
+inline bool any_above(F32 x, float limit) {
+  return _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(limit), _CMP_NLE_UQ) != 0;
+}
+
+// A store that does not read its line first, to an address that is a multiple of 64; finish_stores() before
+// another thread may look.
+inline void store_past_caches(float* p, F32 a) { _mm512_stream_ps(p, a.v); }
+inline void finish_stores() { _mm_sfence(); }
+
+// to[16 i + j] = element i of row j, of 16 rows of float32 that are `stride` bytes apart.
+inline void transpose16(const std::byte* from, int64_t stride, float* to) {
+  // Rows r, r + 4, r + 8 and r + 12 share a register, so that 4 x 4 blocks are transposed within its
+  // quarters.
+  auto four = [&](int row, int column) {
+    const float* p = reinterpret_cast<const float*>(from + row * stride) + column;
+    auto next = [&](int rows) {
+      return _mm_loadu_ps(
+          reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(p) + rows * stride));
+    };
+    __m512 x = _mm512_castps128_ps512(next(0));
+    x = _mm512_mask_broadcast_f32x4(x, 0x00f0, next(4));  // a load and a blend; an insert needs a shuffle
+    x = _mm512_mask_broadcast_f32x4(x, 0x0f00, next(8));
+    return _mm512_mask_broadcast_f32x4(x, 0xf000, next(12));
+  };
+  for (int column = 0; column < 16; column += 4) {
+    const __m512 a = four(0, column), b = four(1, column), c = four(2, column), d = four(3, column);
+    const __m512d ab_lo = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+    const __m512d ab_hi = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+    const __m512d cd_lo = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+    const __m512d cd_hi = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+    float* out = to + 16 * column;
+    _mm512_storeu_ps(out, _mm512_castpd_ps(_mm512_unpacklo_pd(ab_lo, cd_lo)));
+    _mm512_storeu_ps(out + 16, _mm512_castpd_ps(_mm512_unpackhi_pd(ab_lo, cd_lo)));
+    _mm512_storeu_ps(out + 32, _mm512_castpd_ps(_mm512_unpacklo_pd(ab_hi, cd_hi)));
+    _mm512_storeu_ps(out + 48, _mm512_castpd_ps(_mm512_unpackhi_pd(ab_hi, cd_hi)));
+  }
 }
 
 // --- 16-bit floats -----------------------------------------------------------------------------------
@@ -71,11 +122,49 @@ inline F32 load_bf16(const void* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_256(p)), 16))};
 }
 
+inline float load_f16_1(const void* p) {
+  uint16_t half;
+  std::memcpy(&half, p, 2);
+  return _cvtsh_ss(half);
+}
+inline uint16_t to_f16(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
+
 // --- int32 -------------------------------------------------------------------------------------------
 inline I32 zero_i32() { return {_mm512_setzero_si512()}; }
 inline I32 round_i32(F32 a) { return {_mm512_cvtps_epi32(a.v)}; }
+// The same bits.
+inline F32 as_f32(I32 a) { return {_mm512_castsi512_ps(a.v)}; }
 inline F32 to_f32(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline I32 operator+(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I32 operator&(I32 a, int32_t mask) { return {_mm512_and_si512(a.v, _mm512_set1_epi32(mask))}; }
+inline I32 operator|(I32 a, I32 b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline I32 operator>>(I32 a, int n) { return {_mm512_srai_epi32(a.v, static_cast<unsigned>(n))}; }
+inline I32 operator<<(I32 a, int n) { return {_mm512_slli_epi32(a.v, static_cast<unsigned>(n))}; }
+inline I32 set1_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+inline I32 load_u8(const void* p) { return {_mm512_cvtepu8_epi32(load_128(p))}; }
+inline I32 load_i8(const void* p) { return {_mm512_cvtepi8_epi32(load_128(p))}; }
+inline void store_u8(void* p, I32 a) {  // saturates
+  _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(a.v));
+}
+// Bit i of the result is bit 0 of lane i.
+inline uint32_t low_bits(I32 a) { return _mm512_test_epi32_mask(a.v, _mm512_set1_epi32(1)); }
+// Bit i of `bits` in lane i, 0 or 1.
+inline I32 lane_bits(uint32_t bits) { return {_mm512_maskz_set1_epi32(static_cast<__mmask16>(bits), 1)}; }
+// table[i] of each lane, 0 <= i < 16.
+inline I32 lookup(const int8_t* table, I32 i) {
+  return {_mm512_permutexvar_epi32(i.v, _mm512_cvtepi8_epi32(load_128(table)))};
+}
+// Towards zero; NaN and what does not fit become INT32_MIN.
+inline I32 truncate_i32(F32 a) { return {_mm512_cvttps_epi32(a.v)}; }
+inline I32 clamp(I32 a, int32_t low, int32_t high) {
+  return {_mm512_min_epi32(_mm512_max_epi32(a.v, _mm512_set1_epi32(low)), _mm512_set1_epi32(high))};
+}
+// The first lane of a that equals x, 16 if none does.
+inline int first_equal(F32 a, float x) {
+  const unsigned equal = _mm512_cmp_ps_mask(a.v, _mm512_set1_ps(x), _CMP_EQ_OQ);
+  return __builtin_ctz(equal | 1u << 16);
+}
 inline int32_t hsum(I32 a) { return _mm512_reduce_add_epi32(a.v); }
 // a * 2^n by adding n to the exponent; a and the result are normal numbers.
 inline F32 scale_by_pow2(F32 a, I32 n) {
@@ -93,13 +182,18 @@ inline Codes low_nibbles(Codes c) { return {_mm512_and_si512(c.v, _mm512_set1_ep
 inline Codes high_nibbles(Codes c) {
   return {_mm512_and_si512(_mm512_srli_epi16(c.v, 4), _mm512_set1_epi8(15))};
 }
-// codes | 16 * bit g of plane: the fifth bit of group g.
-template <int g>
-inline Codes with_fifth_bit(Codes codes, Codes plane) {
-  const __m512i moved =
-      g < 4 ? _mm512_slli_epi16(plane.v, g < 4 ? 4 - g : 0) : _mm512_srli_epi16(plane.v, g < 4 ? 0 : g - 4);
+// codes | (plane >> from & mask) << to, byte by byte.
+template <int from, int to, int mask>
+inline Codes with_bits(Codes codes, Codes plane) {
+  constexpr unsigned left = from < to ? to - from : 0, right = from < to ? 0 : from - to;
+  const __m512i moved = from < to ? _mm512_slli_epi16(plane.v, left) : _mm512_srli_epi16(plane.v, right);
   // 0xf8: a | (b & c)
-  return {_mm512_ternarylogic_epi32(codes.v, moved, _mm512_set1_epi8(16), 0xf8)};
+  return {_mm512_ternarylogic_epi32(codes.v, moved, _mm512_set1_epi8(static_cast<char>(mask << to)), 0xf8)};
+}
+inline Codes zero_codes() { return {_mm512_setzero_si512()}; }
+// table[i] of each byte, 0 <= i < 16.
+inline Codes lookup(const int8_t* table, Codes i) {
+  return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(load_128(table)), i.v)};
 }
 
 // --- integer dot products ----------------------------------------------------------------------------
@@ -126,12 +220,43 @@ inline I32 dot2_add(I32 sum, WidePairs w, const int16_t* x2) {
   return {_mm512_dpwssd_epi32(sum.v, w.v, broadcast_32(x2))};
 }
 
+// Low (shift 0) or high (shift 4) nibbles of 32 bytes as int16 pairs, as they are or through a table.
+template <int shift>
+inline __m256i nibbles_256(const void* p) {
+  return _mm256_and_si256(_mm256_srli_epi16(load_256(p), shift), _mm256_set1_epi8(15));
+}
+template <int shift>
+inline WidePairs load_nibble_pairs(const void* p) {
+  return {_mm512_cvtepi8_epi16(nibbles_256<shift>(p))};
+}
+template <int shift>
+inline WidePairs lookup_nibble_pairs(const int8_t* table, const void* p) {
+  const __m256i t = _mm256_broadcastsi128_si256(load_128(table));
+  return {_mm512_cvtepi8_epi16(_mm256_shuffle_epi8(t, nibbles_256<shift>(p)))};
+}
+inline WidePairs operator*(WidePairs a, int16_t x) { return {_mm512_mullo_epi16(a.v, _mm512_set1_epi16(x))}; }
+
+// An integer per row that multiplies the sums of a half of a block: value h of a pair.
+using RowFactors = I32;
+template <int h>
+inline RowFactors factors_of(WidePairs a) {
+  return {_mm512_srai_epi32(h == 0 ? _mm512_slli_epi32(a.v, 16) : a.v, 16)};
+}
+inline I32 dot_finish(Pairs sum, RowFactors f) { return {_mm512_mullo_epi32(sum.v, f.v)}; }
+inline void dot_add(I32& sum, Pairs pairs, RowFactors f) { sum = sum + dot_finish(pairs, f); }
+// Groups of u6 codes that an int32 lane sums, of the four of a half.
+inline constexpr int kDepthU6 = 4;
+
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 // Tokens of the widest micro-kernels: twelve chains hide a latency of 4 on two pipes and a load beside them;
 // eight tokens keep their integer and their float sums, 16 of the 32 registers.
 inline constexpr int kFloatTile = 12;
 inline constexpr int kQuantTile = 8;
+
+// Vectors of 16 columns that a tile of kFloatTile rows may have side by side. Two vectors beside each other
+// halve the broadcasts: 24 sums, 2 operands and a broadcast are 27 of 32 registers.
+inline constexpr int kFloatVectors = 2;
 
 }  // namespace
 }  // namespace lanner::LANNER_ISA_NS

@@ -24,7 +24,7 @@ inline V load_as(const void* p) {
 
 // --- float32 -----------------------------------------------------------------------------------------
 inline F32 zero() { return F32{}; }
-inline F32 set1(float x) { return F32{} + x; }
+inline F32 set1(float x) { return x - F32{}; }  // a sum would lose the sign of -0
 inline F32 load(const float* p) { return load_as<F32>(p); }
 inline void store(float* p, F32 a) { std::memcpy(p, &a, sizeof a); }
 inline F32 fma(F32 a, F32 b, F32 c) { return a * b + c; }
@@ -57,8 +57,31 @@ inline I32 lanes() { return I32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 // Lanes 0 to n-1 of a, the others from b.
 inline F32 keep_first(F32 a, int n, F32 b) { return lanes() < n ? a : b; }
 
+// Lanes of a whose bit is set (lane 0: bit 0), the others from b.
+inline F32 keep_lanes(F32 a, uint32_t bits, F32 b) {
+  return (static_cast<int32_t>(bits) >> lanes() & 1) != 0 ? a : b;
+}
+
 // v, or 0 in lanes where x < limit; a NaN in x keeps v.
 inline F32 zero_below(F32 v, F32 x, float limit) { return x < limit ? F32{} : v; }
+
+// Whether a lane is above limit; NaN is.
+inline bool any_above(F32 x, float limit) {
+  const I32 within = x <= limit;
+  return reduce(within, [](int32_t p, int32_t q) { return p & q; }) == 0;
+}
+
+// There is no portable store past the caches: an ordinary one.
+inline void store_past_caches(float* p, F32 a) { store(p, a); }
+inline void finish_stores() {}
+
+// to[16 i + j] = element i of row j, of 16 rows of float32 that are `stride` bytes apart.
+inline void transpose16(const std::byte* from, int64_t stride, float* to) {
+  for (int j = 0; j < 16; ++j, from += stride) {
+    const F32 row = load_as<F32>(from);
+    for (int i = 0; i < 16; ++i) to[16 * i + j] = row[i];
+  }
+}
 
 // --- 16-bit floats -----------------------------------------------------------------------------------
 inline float f16_to_f32(uint16_t h) {
@@ -110,6 +133,13 @@ inline F32 load_bf16(const void* p) {
   return reinterpret_cast<F32>(__builtin_convertvector(load_as<Half16>(p), I32) << 16);
 }
 
+inline float load_f16_1(const void* p) {
+  uint16_t half;
+  std::memcpy(&half, p, 2);
+  return f16_to_f32(half);
+}
+inline uint16_t to_f16(float x) { return f32_to_f16(x); }
+
 // --- int32 -------------------------------------------------------------------------------------------
 inline I32 zero_i32() { return I32{}; }
 // NaN and what does not fit become INT32_MIN, as the vector instructions have it.
@@ -119,6 +149,8 @@ inline I32 round_i32(F32 a) {
     out[i] = std::fabs(a[i]) < 2147483520.0f ? static_cast<int32_t>(std::nearbyintf(a[i])) : INT32_MIN;
   return out;
 }
+// The same bits.
+inline F32 as_f32(I32 a) { return reinterpret_cast<F32>(a); }
 inline F32 to_f32(I32 a) { return __builtin_convertvector(a, F32); }
 inline int32_t hsum(I32 a) {
   return reduce(a, [](int32_t x, int32_t y) { return x + y; });
@@ -129,6 +161,54 @@ inline I32 clamp(I32 a, int32_t low, int32_t high) {
   const I32 lows = I32{} + low, highs = I32{} + high;
   a = a < lows ? lows : a;
   return a > highs ? highs : a;
+}
+// To the nearest integer, as a float; a * 2^n for such an n. NaN stays NaN; elsewhere both are normal
+// numbers. Below 2^22, adding 1.5 * 2^23 leaves no room for a fraction.
+inline F32 round_f32(F32 a) { return a + 12582912.0f - 12582912.0f; }
+inline F32 times_pow2(F32 a, F32 n) {
+  const I32 whole = n == n ? __builtin_convertvector(n, I32) : I32{};
+  return scale_by_pow2(a, whole);
+}
+inline I32 set1_i32(int32_t x) { return I32{} + x; }
+inline I32 load_u8(const void* p) {
+  typedef uint8_t Bytes16 __attribute__((vector_size(16)));
+  return __builtin_convertvector(load_as<Bytes16>(p), I32);
+}
+inline I32 load_i8(const void* p) {
+  typedef int8_t Bytes16 __attribute__((vector_size(16)));
+  return __builtin_convertvector(load_as<Bytes16>(p), I32);
+}
+inline void store_u8(void* p, I32 a) {  // saturates
+  a = clamp(a, 0, 255);
+  uint8_t* out = static_cast<uint8_t*>(p);
+  for (int i = 0; i < 16; ++i) out[i] = static_cast<uint8_t>(a[i]);
+}
+// Bit i of the result is bit 0 of lane i.
+inline uint32_t low_bits(I32 a) {
+  uint32_t bits = 0;
+  for (int i = 0; i < 16; ++i) bits |= static_cast<uint32_t>(a[i] & 1) << i;
+  return bits;
+}
+// Bit i of `bits` in lane i, 0 or 1.
+inline I32 lane_bits(uint32_t bits) { return (I32{} + static_cast<int32_t>(bits & 0xffff)) >> lanes() & 1; }
+// table[i] of each lane, 0 <= i < 16.
+inline I32 lookup(const int8_t* table, I32 i) {
+  I32 out;
+  for (int lane = 0; lane < 16; ++lane) out[lane] = table[i[lane]];
+  return out;
+}
+// Towards zero; NaN and what does not fit become INT32_MIN.
+inline I32 truncate_i32(F32 a) {
+  I32 out;
+  for (int i = 0; i < 16; ++i)
+    out[i] = std::fabs(a[i]) < 2147483520.0f ? static_cast<int32_t>(a[i]) : INT32_MIN;
+  return out;
+}
+// The first lane of a that equals x, 16 if none does.
+inline int first_equal(F32 a, float x) {
+  int i = 0;
+  while (i < 16 && a[i] != x) ++i;
+  return i;
 }
 inline void store_i8(int8_t* p, I32 a) {  // saturates
   a = clamp(a, -128, 127);
@@ -144,10 +224,17 @@ inline Codes load_codes(const void* p) { return load_as<Codes>(p); }
 inline void store_codes(void* p, Codes c) { std::memcpy(p, &c, sizeof c); }
 inline Codes low_nibbles(Codes c) { return c & 15; }
 inline Codes high_nibbles(Codes c) { return c >> 4; }
-// codes | 16 * bit g of plane: the fifth bit of group g.
-template <int g>
-inline Codes with_fifth_bit(Codes codes, Codes plane) {
-  return codes | (plane >> g & 1) << 4;
+// codes | (plane >> from & mask) << to, byte by byte.
+template <int from, int to, int mask>
+inline Codes with_bits(Codes codes, Codes plane) {
+  return codes | (plane >> from & static_cast<uint8_t>(mask)) << to;
+}
+inline Codes zero_codes() { return Codes{}; }
+// table[i] of each byte, 0 <= i < 16.
+inline Codes lookup(const int8_t* table, Codes i) {
+  Codes out;
+  for (int byte = 0; byte < 64; ++byte) out[byte] = static_cast<uint8_t>(table[i[byte]]);
+  return out;
 }
 
 // --- integer dot products ----------------------------------------------------------------------------
@@ -170,11 +257,38 @@ inline I32 dot2_add(I32 sum, WidePairs w, const int16_t* x2) {
   return sum + (pair << 16 >> 16) * x2[0] + (pair >> 16) * x2[1];
 }
 
+// Low (shift 0) or high (shift 4) nibbles of 32 bytes as int16 pairs, as they are or through a table.
+template <int shift>
+inline WidePairs load_nibble_pairs(const void* p) {
+  return __builtin_convertvector(load_as<Bytes32>(p) >> shift & 15, WidePairs);
+}
+template <int shift>
+inline WidePairs lookup_nibble_pairs(const int8_t* table, const void* p) {
+  const Bytes32 nibbles = load_as<Bytes32>(p) >> shift & 15;
+  WidePairs out;
+  for (int i = 0; i < 32; ++i) out[i] = table[nibbles[i]];
+  return out;
+}
+
+// An integer per row that multiplies the sums of a half of a block: value h of a pair.
+using RowFactors = I32;
+template <int h>
+inline RowFactors factors_of(WidePairs a) {
+  return (h == 0 ? reinterpret_cast<I32>(a) << 16 : reinterpret_cast<I32>(a)) >> 16;
+}
+inline I32 dot_finish(Pairs sum, RowFactors f) { return sum * f; }
+inline void dot_add(I32& sum, Pairs pairs, RowFactors f) { sum = sum + dot_finish(pairs, f); }
+// Groups of u6 codes that an int32 lane sums, of the four of a half.
+inline constexpr int kDepthU6 = 4;
+
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 // Sixteen 128-bit registers hold four vectors of 16 lanes: a tile of two tokens still reuses its weights.
 inline constexpr int kFloatTile = 2;
 inline constexpr int kQuantTile = 2;
+
+// Vectors of 16 columns that a tile of kFloatTile rows may have side by side. The tile fills the registers.
+inline constexpr int kFloatVectors = 1;
 
 }  // namespace
 }  // namespace lanner::LANNER_ISA_NS

@@ -19,7 +19,6 @@ REPLICATED_ROWS: int
 BLOCK: int
 PANEL_ROWS: int
 MAX_THREADS: int
-PACKABLE: frozenset[str]
 CODE_BYTES: dict[str, int]
 
 class TensorInfo:
@@ -175,6 +174,7 @@ class Program:
     def arena_bytes(self) -> int: ...
     def __len__(self) -> int: ...
 
+array: ModuleType
 ops: ModuleType
 
 def isa() -> str: ...

@@ -51,12 +51,7 @@ class Weights:
     def packed(self, *sources: Source) -> _core.Packed:
         """The fused weight of several (N, K) tensors, in their order."""
         for source in sources:
-            info = self._check(source)
-            if info.format not in _core.PACKABLE:
-                raise _core.UnsupportedModelError(
-                    f"{self.gguf.path}: tensor {source.name!r} is {info.format}, which has no kernel here; "
-                    f"supported are {', '.join(sorted(_core.PACKABLE))}"
-                )
+            self._check(source)
         parts = [(source.name, source.interleaved) for source in sources]
         try:
             return _core.Packed.from_gguf(self.gguf, parts, n_threads=self.n_threads, arena=self._arena)

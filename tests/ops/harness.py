@@ -58,7 +58,7 @@ def assert_rows_alone(run: Callable[[np.ndarray], np.ndarray], x: np.ndarray) ->
 def quantize_rows(x: np.ndarray, *forms: str) -> dict[str, np.ndarray]:
     """Codes of x (T, K), as bytes, by form ("int8", "int16")."""
     n, k = x.shape
-    out = {form: poisoned(n, k // 32 * {"int8": 40, "int16": 68}[form], "uint8") for form in forms}
+    out = {form: poisoned(n, k // 32 * {"int8": 44, "int16": 68}[form], "uint8") for form in forms}
     _core.ops.quantize_rows(rows_step(n), x=tokens(x), **{form: tokens(a) for form, a in out.items()})
     return out
 

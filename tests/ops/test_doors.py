@@ -16,7 +16,7 @@ from lanner import _core
 
 def arguments(op: str) -> dict[str, Any]:
     """Good arguments for two tokens and one output; every array has room for two rows of either kind."""
-    x, codes = tokens(poisoned(2, 32)), tokens(poisoned(2, 40, "uint8"))
+    x, codes = tokens(poisoned(2, 32)), tokens(poisoned(2, 44, "uint8"))
     cache = _core.KvCache("f16", 1, 1, 1, 16)
     halves = make_weight(LinearCase((("f32", 16), ("f32", 16)), 32, 2)).packed
     return {

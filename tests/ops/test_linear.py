@@ -18,7 +18,7 @@ from harness import (
 
 from cases import LINEAR, LinearCase
 from lanner import _core
-from reference import FORMATS, U, dequantize, gamma, read_blocks
+from reference import FORMATS, HALVES, U, block_of, dequantize, fit, gamma, read_parts
 
 
 def product(fmt: str, rows: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,13 +30,14 @@ def product(fmt: str, rows: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.n
     Quantized formats: the oracle has the same codes, so integers are exact. A block of 32 adds two terms,
     scale * dot and minimum * (scale_x * sum). Each carries the rounding of its scales, of the dot as float32
     (up to 32 * 128 * 32767 > 2^24) and of its product, then passes the 2 K/32 additions of the chain:
-    gamma(2 K/32 + 4) * the sum of the magnitudes of the terms.
+    gamma(2 K/32 + 4) * the sum of the magnitudes of the terms. Where minima are subtracted, the oracle's own
+    values are rounded once more than the kernel's: U * |x| @ |w|.T.
     """
     if is_float(fmt):
         w = dequantize(fmt, rows).astype(np.float64)
         return x @ w.T, gamma(x.shape[1] + 1) * (np.abs(x).astype(np.float64) @ np.abs(w).T)
-    w, n_blocks = read_blocks(fmt, rows), x.shape[1] // 32
-    form, size = ("int16", 2) if fmt == "q8_0" else ("int8", 1)
+    w, n_blocks = read_parts(fmt, rows), x.shape[1] // 32
+    form, size = ("int16", 2) if fmt in ("q8_0", "iq4_nl", "iq4_xs") else ("int8", 1)
     codes = quantize_rows(x, form)[form]
     c = (
         np.ascontiguousarray(codes[:, : size * x.shape[1]])
@@ -45,9 +46,14 @@ def product(fmt: str, rows: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.n
         .astype(float)
     )
     s = np.ascontiguousarray(codes[:, size * x.shape[1] :]).view(np.float32)[:, :n_blocks].astype(float)
-    dots = np.einsum("nbk,tbk->tnb", w.code, c, optimize=True) * w.scale * s[:, None]
-    shifts = w.minimum * (s * c.sum(axis=2))[:, None]
+    c *= s[..., None]
+
+    def block_sums(weights: np.ndarray) -> np.ndarray:
+        return np.einsum("nbk,tbk->tnb", weights.reshape(len(rows), n_blocks, 32), c, optimize=True)
+
+    dots, shifts = block_sums(w.above), block_sums(w.minimum)
     bound = gamma(2 * n_blocks + 4) * (np.abs(dots) + np.abs(shifts)).sum(axis=2)
+    bound += U * np.abs(c).reshape(len(x), -1) @ np.abs(w.above + w.minimum).T
     return (dots + shifts).sum(axis=2), bound
 
 
@@ -73,14 +79,14 @@ def test_close_to_float64(case: LinearCase) -> None:
 @pytest.mark.parametrize("k", [32, 544, 576])
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_rows_do_not_see_each_other(fmt: str, k: int) -> None:
-    case = LinearCase(((fmt, 20),), k, 40)
+    case = LinearCase(((fmt, 20),), fit(fmt, k), 40)
     packed = make_weight(case).packed
     assert_rows_alone(lambda x: matmul("linear", packed, x, poisoned(len(x), 20)), input_rows(case))
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_rows_beyond_a_block_of_tokens_are_the_same_bits(fmt: str) -> None:
-    case = LinearCase(((fmt, 17),), 96, 300)
+    case = LinearCase(((fmt, 17),), fit(fmt, 96), 300)
     packed, x = make_weight(case).packed, input_rows(case)
     whole = matmul("linear", packed, x, poisoned(300, 17))
     for rows in (slice(0, 129), slice(127, 260), slice(255, 257), slice(299, 300)):
@@ -90,11 +96,11 @@ def test_rows_beyond_a_block_of_tokens_are_the_same_bits(fmt: str) -> None:
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_an_output_does_not_depend_on_the_rows_of_the_weight(fmt: str) -> None:
-    case = LinearCase(((fmt, 53),), 96, 7)
+    case = LinearCase(((fmt, 53),), fit(fmt, 96), 7)
     weight, x = make_weight(case), input_rows(case)
     whole = matmul("linear", weight.packed, x, poisoned(7, 53))
     rows = weight.sources[0][1][9:23].copy()
-    part = _core.Packed([(rows.ravel(), fmt, 14, 96, 0)])
+    part = _core.Packed([(rows.ravel(), fmt, 14, case.k, 0)])
     np.testing.assert_array_equal(matmul("linear", part, x, poisoned(7, 14)), whole[:, 9:23])
 
 
@@ -119,28 +125,30 @@ def test_units_change_no_bit(unit_rows: int) -> None:
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_largest_codes_do_not_saturate(fmt: str) -> None:
     # Every product has the sign and the size that fill the int16 and int32 sums of a block.
-    n_bytes = make_weight(LinearCase(((fmt, 1),), 64, 1)).sources[0][1].shape[1]
-    if is_float(fmt):
-        rows = np.full((16, n_bytes), 0x3C, np.uint8)
-    else:
-        block = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34}[fmt]
-        one = np.full(block, 0x80 if fmt == "q8_0" else 0xFF, np.uint8)
-        one[:2] = np.frombuffer(np.float16(1).tobytes(), np.uint8)
-        if fmt.endswith("_1"):
-            one[2:4] = 0
-        rows = np.tile(one, (16, 2))
-    packed = _core.Packed([(rows.ravel(), fmt, 16, 64, 0)])
-    for x in (np.ones((9, 64), np.float32), -np.ones((9, 64), np.float32)):
-        wanted, bound = product(fmt, rows, x)
-        for n in (1, 9):
-            out = matmul("linear", packed, x[:n].copy(), poisoned(n, 16))
-            assert (np.abs(out - wanted[:n]) <= bound[:n]).all()
+    k = fit(fmt, 64)
+    for byte in (0x00, 0x7F, 0x80, 0xFF):
+        rows = np.full(
+            (16, k // block_of(fmt)[0], block_of(fmt)[1]), 0x3C if is_float(fmt) else byte, np.uint8
+        )
+        for at in HALVES.get(fmt, ()):
+            rows[..., at : at + 2] = np.frombuffer(np.float16(1).tobytes(), np.uint8)
+        if fmt == "mxfp4":
+            rows[..., 0] = 127
+        rows = rows.reshape(16, -1)
+        packed = _core.Packed([(rows.ravel(), fmt, 16, k, 0)])
+        for x in (np.ones((9, k), np.float32), -np.ones((9, k), np.float32)):
+            x[:, 4:8] *= -1  # where the sums of one lane and of all lanes differ in sign
+            for sign in (x, np.abs(x), -np.abs(x)):
+                wanted, bound = product(fmt, rows, sign)
+                for n in (1, 9):
+                    out = matmul("linear", packed, sign[:n].copy(), poisoned(n, 16))
+                    assert (np.abs(out - wanted[:n]) <= bound[:n]).all()
 
 
 def test_no_rows() -> None:
     packed = make_weight(LinearCase((("q4_0", 5),), 32, 1)).packed
     out = poisoned(1, 5)
-    codes = tokens(poisoned(0, 40, "uint8"))
+    codes = tokens(poisoned(0, 44, "uint8"))
     _core.ops.linear(rows_step(0), weight=packed, int8=codes, out=tokens(out))
     np.testing.assert_array_equal(out.view(np.uint8), poisoned(1, 5).view(np.uint8))
 
@@ -156,7 +164,7 @@ def packed_of(fmt: str, *segment_rows: int) -> _core.Packed:
         ("q5_1", {"int8": None}, ValueError, "linear: a weight of q5_1 reads int8, which was not given"),
         ("q8_0", {"int16": None}, ValueError, "linear: a weight of q8_0 reads int16, which was not given"),
         ("bf16", {"x": tokens(poisoned(2, 63))}, ValueError, "linear: x has 63 columns, wanted 64"),
-        ("q4_0", {"int8": tokens(poisoned(2, 79, "uint8"))}, ValueError, "int8 has 79 columns, wanted 80"),
+        ("q4_0", {"int8": tokens(poisoned(2, 79, "uint8"))}, ValueError, "int8 has 79 columns, wanted 88"),
         ("q8_0", {"int16": tokens(poisoned(2, 80, "uint8"))}, ValueError, "int16 has 80 columns, wanted 136"),
         ("q4_0", {"out": tokens(poisoned(2, 63))}, ValueError, "linear: out has 63 columns, wanted 64"),
         ("q4_0", {"out": tokens(poisoned(1, 64))}, ValueError, "linear: out has 1 rows, the step has 2"),

@@ -6,7 +6,19 @@ from harness import bits
 
 from cases import INTERLEAVED, PACK
 from lanner import _core
-from reference import FLOATS, FORMATS, dequantize, half_split, random_rows, read_blocks
+from reference import (
+    CODES,
+    FLOATS,
+    FORMATS,
+    HALVES,
+    block_of,
+    dequantize,
+    fit,
+    half_split,
+    random_rows,
+    read_blocks,
+    read_parts,
+)
 
 
 def packed(fmt: str, rows: np.ndarray, k: int, head_dim: int = 0, n_threads: int = 1) -> _core.Packed:
@@ -24,10 +36,12 @@ def test_unpack_is_dequantization_bit_for_bit(fmt: str, n: int, k: int, extreme:
 
 @pytest.mark.parametrize("fmt", [f for f in FORMATS if f not in FLOATS])
 def test_every_code_at_every_place(fmt: str) -> None:
-    rows = random_rows(fmt, 256, 64, np.random.default_rng(3))
-    for at in range(rows.shape[1] // 2 - 16, rows.shape[1] // 2):
+    k, n_bytes = 2 * block_of(fmt)[0], block_of(fmt)[1]
+    rows = random_rows(fmt, 256, k, np.random.default_rng(3))
+    scales = {at + i for at in HALVES[fmt] for i in (0, 1)} | ({0} if fmt == "mxfp4" else set())
+    for at in set(range(n_bytes)) - scales:
         rows[:, at] = np.arange(256)
-    np.testing.assert_array_equal(bits(packed(fmt, rows, 64).unpack()), bits(dequantize(fmt, rows)))
+    np.testing.assert_array_equal(bits(packed(fmt, rows, k).unpack()), bits(dequantize(fmt, rows)))
 
 
 def test_every_finite_half() -> None:
@@ -39,10 +53,17 @@ def test_every_finite_half() -> None:
     )
 
 
-@pytest.mark.parametrize("fmt", [f for f in FORMATS if f not in FLOATS])
+@pytest.mark.parametrize("fmt", [*CODES, "q8_0"])
 def test_the_fields_of_the_reference_are_those_of_the_format(fmt: str) -> None:
     rows = random_rows(fmt, 33, 96, np.random.default_rng(4), extreme=True)
     np.testing.assert_array_equal(read_blocks(fmt, rows).values().astype(np.float32), dequantize(fmt, rows))
+
+
+@pytest.mark.parametrize("fmt", [f for f in FORMATS if f not in FLOATS])
+def test_the_parts_of_the_reference_sum_to_the_values(fmt: str) -> None:
+    rows = random_rows(fmt, 33, fit(fmt, 96), np.random.default_rng(4), extreme=True)
+    parts = read_parts(fmt, rows)
+    np.testing.assert_array_equal((parts.above + parts.minimum).astype(np.float32), dequantize(fmt, rows))
 
 
 @pytest.mark.parametrize(("fmt", "n_heads", "head_dim"), INTERLEAVED)
@@ -78,19 +99,30 @@ def test_slices_of_many_threads() -> None:
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused(fmt: str, value: float) -> None:
+    if fmt == "mxfp4":
+        pytest.skip("E8M0 scales have a test of their own")
     fields = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}
     as_bits = np.array(value, "<f4").view("<u4") >> 16 if fmt == "bf16" else value
     stored = np.frombuffer(np.array(as_bits, fields.get(fmt, "<f2")).tobytes(), np.uint8)
-    for field in range(2 if fmt in ("q4_1", "q5_1") else 1):
+    k = 2 * max(block_of(fmt)[0], 32)
+    for field in HALVES.get(fmt, (0,)):
         for row in (0, 16, 18):
-            rows = random_rows(fmt, 19, 64, np.random.default_rng(7))
-            block = rows.shape[1] // 2
-            at = block + field * len(stored)
+            rows = random_rows(fmt, 19, k, np.random.default_rng(7))
+            at = rows.shape[1] // 2 + field
             rows[row, at : at + len(stored)] = stored
             what = "value" if fmt in FLOATS else "scale"
-            message = rf"pack: a {fmt} weight of shape \(19, 64\) holds an infinite or NaN {what}"
+            message = rf"pack: a {fmt} weight of shape \(19, {k}\) holds an infinite or NaN {what}"
             with pytest.raises(_core.ModelFileError, match=message):
-                packed(fmt, rows, 64)
+                packed(fmt, rows, k)
+
+
+def test_scales_of_mxfp4_that_leave_float32_are_refused() -> None:
+    rows = random_rows("mxfp4", 19, 64, np.random.default_rng(7))
+    rows[18, 17] = 252
+    assert np.isfinite(packed("mxfp4", rows, 64).unpack()).all()
+    rows[18, 17] = 253
+    with pytest.raises(_core.ModelFileError, match=r"pack: a mxfp4 weight .* holds an infinite or NaN scale"):
+        packed("mxfp4", rows, 64)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +130,7 @@ def test_values_that_are_not_finite_are_refused(fmt: str, value: float) -> None:
     [
         ([], "pack: no weight was given"),
         ([(20, "q9_9", 1, 32, 0)], "format 'q9_9' is none that this library knows"),
-        ([(144, "q4_k", 1, 256, 0)], "pack: format q4_k cannot be packed"),
+        ([(144, "q4_k", 1, 128, 0)], r"pack: shape is \(1, 128\), wanted .* the last a multiple of 256"),
         (
             [(20, "q4_1", 1, 33, 0)],
             r"pack: shape is \(1, 33\), wanted positive numbers, the last a multiple of 32",

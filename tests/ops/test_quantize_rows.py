@@ -12,12 +12,18 @@ LIMITS = {"int8": 127, "int16": 32767}
 
 
 def fields(form: str, row_bytes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Codes (T, blocks, 32), scales (T, blocks), and scale * sum(codes) for int8 (ops/quantize_rows.h)."""
+    """Codes (T, blocks, 32), scales (T, blocks), and scale * sum(codes) for int8 (ops/quantize_rows.h).
+
+    The sums of 16 codes that follow are checked here: they are exact.
+    """
     n, size = len(row_bytes), int(form[3:]) // 8
     codes = np.ascontiguousarray(row_bytes[:, : size * k]).view(form).reshape(n, -1, 32).astype(np.int64)
     floats = np.ascontiguousarray(row_bytes[:, size * k :]).view(np.float32)
     blocks = k // 32
-    return codes, floats[:, :blocks], floats[:, blocks:] if form == "int8" else None
+    if form == "int8" and np.isfinite(floats[:, :blocks]).all():
+        halves = np.ascontiguousarray(floats[:, 2 * blocks :]).view(np.int16).reshape(n, blocks, 2)
+        np.testing.assert_array_equal(halves, codes.reshape(n, blocks, 2, 16).sum(axis=3))
+    return codes, floats[:, :blocks], floats[:, blocks : 2 * blocks] if form == "int8" else None
 
 
 def inputs(case: RowsCase) -> np.ndarray:
@@ -96,19 +102,19 @@ def test_what_is_not_finite_does_not_become_finite(form: str, at: int, value: fl
 @pytest.mark.parametrize("op", ["quantize_rows", "quantize_cols"])
 def test_refuses(op: str) -> None:
     run, x = getattr(_core.ops, op), tokens(np.ones((2, 64), np.float32))
-    int8, int16 = tokens(poisoned(2, 80, "uint8")), tokens(poisoned(2, 136, "uint8"))
+    int8, int16 = tokens(poisoned(2, 88, "uint8")), tokens(poisoned(2, 136, "uint8"))
     with pytest.raises(ValueError, match=f"{op}: wants int8 or int16 codes, neither was given"):
         run(rows_step(2), x=x)
     with pytest.raises(ValueError, match=f"{op}: x has 33 columns, wanted a multiple of 32"):
         run(rows_step(2), x=tokens(np.ones((2, 33), np.float32)), int8=int8)
-    with pytest.raises(ValueError, match=f"{op}: int8 has 136 columns, wanted 80"):
+    with pytest.raises(ValueError, match=f"{op}: int8 has 136 columns, wanted 88"):
         run(rows_step(2), x=x, int8=int16)
-    with pytest.raises(ValueError, match=f"{op}: int16 has 80 columns, wanted 136"):
+    with pytest.raises(ValueError, match=f"{op}: int16 has 88 columns, wanted 136"):
         run(rows_step(2), x=x, int16=int8)
     with pytest.raises(ValueError, match=f"{op}: int8 has 2 rows, the step has 3"):
         run(rows_step(3), x=tokens(np.ones((3, 64), np.float32)), int8=int8)
     with pytest.raises(ValueError, match=f"{op}: int8 is 2-dimensional float32, wanted"):
-        run(rows_step(2), x=x, int8=tokens(poisoned(2, 80)))
+        run(rows_step(2), x=x, int8=tokens(poisoned(2, 88)))
     with pytest.raises(TypeError, match=f"{op}: x is missing"):
         run(rows_step(2), int8=int8)
     with pytest.raises(TypeError, match=rf"{op}: unexpected argument among .*int4"):

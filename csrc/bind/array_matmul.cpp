@@ -1,0 +1,167 @@
+// Matmul on arrays: the kernels of `linear` (csrc/ops/linear.h) over a weight that is packed, or that is
+// packed a few columns at a time while it is used.
+#include <cstring>
+#include <vector>
+
+#include "bind/array.h"
+#include "core/pool.h"
+#include "cpu/backend.h"
+#include "ops/linear.h"
+
+namespace py = pybind11;
+
+namespace lanner {
+
+namespace {
+
+using FloatMatrix = py::array_t<float, py::array::c_style>;
+
+// Panels that one thread takes at a time: their 64 outputs of a row are four cache lines, and the activations
+// that they share come from L2 once.
+constexpr int kUnitPanels = 4;
+
+// Scratch of the threads that compute, kept from call to call.
+std::byte* thread_scratch() {
+  thread_local Memory scratch(2 * kScratchBytes);
+  return scratch.data();
+}
+
+Rows<float> rows(float* base, int64_t cols) {
+  return {reinterpret_cast<std::byte*>(base), static_cast<int32_t>(cols), RowKind::kTokens, 0, 0};
+}
+
+Rows<uint8_t> rows(std::vector<uint8_t>& codes, int64_t cols) {
+  return {reinterpret_cast<std::byte*>(codes.data()), static_cast<int32_t>(cols), RowKind::kTokens, 0, 0};
+}
+
+struct Product {
+  float* x;
+  float* out;
+  int64_t n_rows, k, n;
+  bool add;  // out holds the bias
+};
+
+Step step_of(const Product& p) {
+  Step step;
+  step.n_tokens = static_cast<int32_t>(p.n_rows);
+  return step;
+}
+
+// Calls body(worker, first panel, end) for ranges of panels that the threads share.
+template <class Body>
+void share_panels(const Product& p, int n_panels, Body body) {
+  const int n_units = (n_panels + kUnitPanels - 1) / kUnitPanels;
+  Pool::get().for_each(array_threads(p.n_rows * p.k * p.n), n_units, [&](int64_t unit) {
+    Worker worker;
+    worker.scratch = thread_scratch();
+    const int first = static_cast<int>(unit) * kUnitPanels;
+    body(worker, first, std::min(first + kUnitPanels, n_panels));
+  });
+}
+
+// --- a packed weight -----------------------------------------------------------------------------------
+bool reads(const PackedWeight& w, InputKind kind) {
+  for (const Segment& s : w.segments)
+    if (input_of(s.format) == kind) return true;
+  return false;
+}
+
+void multiply_packed(const Product& p, const PackedWeight& w) {
+  LinearArgs a{&w, {}, rows(p.out, p.n), p.add, kPanelRows};
+  QuantizeRowsArgs q{rows(p.x, p.k), {}, {}};
+  std::vector<uint8_t> int8, int16;
+  const Step step = step_of(p);
+  if (reads(w, InputKind::kFloat)) a.in.x = q.x;
+  if (reads(w, InputKind::kInt8)) {
+    int8.resize(p.n_rows * int8_row_bytes(p.k));
+    a.in.int8 = q.int8 = rows(int8, int8_row_bytes(p.k));
+  }
+  if (reads(w, InputKind::kInt16)) {
+    int16.resize(p.n_rows * int16_row_bytes(p.k));
+    a.in.int16 = q.int16 = rows(int16, int16_row_bytes(p.k));
+  }
+  if (q.int8 || q.int16)
+    Pool::get().for_each(array_threads(p.n_rows * p.k), p.n_rows, [&](int64_t row) {
+      cpu_table().quantize_rows(&q, step, Worker{}, static_cast<int>(row), static_cast<int>(row) + 1);
+    });
+  share_panels(p, w.n_panels, [&](const Worker& worker, int first, int end) {
+    cpu_table().linear(&a, step, worker, first, end);
+  });
+}
+
+// --- an array (K, N) -----------------------------------------------------------------------------------
+// Columns 16 * panel to 16 * panel + 15 as a panel of one record per k; columns past the end are zero.
+void pack_columns(const std::byte* w, int64_t k, int64_t n, int item, int panel, std::byte* to) {
+  const int64_t first = int64_t{panel} * kPanelRows;
+  const size_t n_bytes = static_cast<size_t>(std::min<int64_t>(kPanelRows, n - first)) * item;
+  const std::byte* from = w + first * item;
+  for (int64_t i = 0; i < k; ++i, from += n * item, to += kPanelRows * item) {
+    std::memcpy(to, from, n_bytes);
+    std::memset(to + n_bytes, 0, kPanelRows * item - n_bytes);
+  }
+}
+
+void multiply_array(const Product& p, const std::byte* data, Format format) {
+  const int item = static_cast<int>(info(format).bytes);
+  const size_t panel_bytes = static_cast<size_t>(p.k) * kPanelRows * item;
+  const int n_panels = static_cast<int>((p.n + kPanelRows - 1) / kPanelRows);
+  const Step step = step_of(p);
+  share_panels(p, n_panels, [&](const Worker& worker, int first, int end) {
+    thread_local std::vector<std::byte> packed;
+    packed.resize(panel_bytes * kUnitPanels);
+    for (int panel = first; panel < end; ++panel)
+      pack_columns(data, p.k, p.n, item, panel, packed.data() + panel_bytes * (panel - first));
+    const int64_t column = int64_t{first} * kPanelRows;
+    PackedWeight w;
+    w.n = static_cast<int32_t>(std::min<int64_t>(int64_t{end - first} * kPanelRows, p.n - column));
+    w.k = static_cast<int32_t>(p.k);
+    w.n_panels = end - first;
+    w.segments.push_back({format, w.n, 0, 0, w.n_panels, panel_bytes, packed.data()});
+    // Rows of out are n apart; this thread writes its own columns of them.
+    const LinearArgs a{&w, {rows(p.x, p.k), {}, {}}, rows(p.out + column, p.n), p.add, kPanelRows};
+    cpu_table().linear(&a, step, worker, 0, w.n_panels);
+  });
+}
+
+// --- doors ---------------------------------------------------------------------------------------------
+Product product(const FloatMatrix& x, const py::object& bias, FloatMatrix& out) {
+  Product p{const_cast<float*>(x.data()),
+            out.mutable_data(),
+            x.shape(0),
+            x.shape(1),
+            out.shape(1),
+            !bias.is_none()};
+  if (p.add) {
+    const auto b = bias.cast<py::array_t<float, py::array::c_style>>();
+    for (int64_t row = 0; row < p.n_rows; ++row)
+      std::memcpy(p.out + row * p.n, b.data(), sizeof(float) * p.n);
+  }
+  return p;
+}
+
+void matmul_packed(const FloatMatrix& x, const std::shared_ptr<PackedWeight>& w, const py::object& bias,
+                   FloatMatrix out) {
+  const Product p = product(x, bias, out);
+  py::gil_scoped_release unlocked;
+  multiply_packed(p, *w);
+}
+
+void matmul_array(const FloatMatrix& x, const py::array& w, const std::string& format, const py::object& bias,
+                  FloatMatrix out) {
+  const Product p = product(x, bias, out);
+  const auto* data = static_cast<const std::byte*>(w.data());
+  const Format f = format == "f32" ? Format::F32 : format == "f16" ? Format::F16 : Format::BF16;
+  py::gil_scoped_release unlocked;
+  multiply_array(p, data, f);
+}
+
+}  // namespace
+
+void bind_array_matmul(py::module_& m) {
+  m.def("matmul_packed", &matmul_packed, py::arg("x"), py::arg("w"), py::arg("bias"),
+        py::arg("out").noconvert());
+  m.def("matmul_array", &matmul_array, py::arg("x"), py::arg("w"), py::arg("format"), py::arg("bias"),
+        py::arg("out").noconvert());
+}
+
+}  // namespace lanner

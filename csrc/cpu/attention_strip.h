@@ -1,0 +1,196 @@
+// What paged attention and sdpa share: the tile kernels, the online softmax and the merging of chunks, on a
+// strip of rows that meet the same keys.
+//
+//   scores   S = q K^T: positions in the lanes, K is laid out that way, so nothing is summed across lanes
+//   softmax  running maximum and sum, once per tile of 64 positions
+//   mix      O = O * alpha + P V: D in the lanes
+#pragma once
+
+#include <utility>
+
+#include "cpu/sources.h"
+#include "ops/attention.h"
+#include "simd/math.h"
+
+namespace lanner::LANNER_ISA_NS {
+namespace {
+
+// The least finite score. A maximum starts here, so that a score of -inf weighs exp(-inf) = 0.
+constexpr float kLowestScore = -3.40282347e38f;
+
+// A panel of V has 16 columns of a tile, and a line more: at a distance of 4096 bytes, all would share the
+// same few lines of L1.
+constexpr int kPanelFloats = (kTilePositions + 1) * 16;
+
+// Running state of rows: O is the sum of exp(s - m) v, l of exp(s - m).
+struct RowStates {
+  float *m, *l;  // (n_rows), padded to a multiple of 16
+  float* out;    // (n_rows, Dv)
+};
+
+// Everything that a strip of rows keeps in scratch; n_rows <= kStripRows.
+struct Strip {
+  int n_rows, dim, value_dim;
+  int* limits;      // (n_rows) positions from here on the row may not see
+  float* q;         // (n_rows, D) scaled
+  float* p;         // (n_rows, 64) scores, then weights of a tile
+  float* factors;   // (2, n_rows) what the rows of two states are multiplied by to be added
+  RowStates chunk;  // the current chunk
+  RowStates total;  // chunks merged so far
+  float* keys;      // kFloatVectors blocks (D, 16) as float32; D rounded up to 16
+  float* values;    // (64, Dv), or Dv / 16 panels of kPanelFloats
+
+  Strip(std::byte*& scratch, int rows, int d, int dv) : n_rows(rows), dim(d), value_dim(dv) {
+    limits = take<int>(scratch, rows);
+    q = take<float>(scratch, rows * d);
+    p = take<float>(scratch, rows * kTilePositions);
+    factors = take<float>(scratch, 2 * padded_rows());
+    for (RowStates* state : {&chunk, &total})
+      *state = {take<float>(scratch, padded_rows()), take<float>(scratch, padded_rows()),
+                take<float>(scratch, rows * dv)};
+    keys = take<float>(scratch, kFloatVectors * key_block_floats());
+    values = take<float>(scratch, kPanelFloats * dv / 16);
+  }
+
+  int padded_rows() const { return (n_rows + 15) / 16 * 16; }
+  int key_block_floats() const { return (dim + 15) / 16 * 16 * 16; }
+
+  template <class T>
+  static T* take(std::byte*& scratch, int n) {
+    return reinterpret_cast<T*>(std::exchange(scratch, scratch + (sizeof(T) * n + 63) / 64 * 64));
+  }
+};
+
+template <Format format>
+LANNER_INLINE F32 load_cache(const std::byte* p) {
+  if constexpr (format == Format::F16)
+    return load_f16(p);
+  else
+    return load(reinterpret_cast<const float*>(p));
+}
+
+// --- scores --------------------------------------------------------------------------------------------
+// p[r][0..15] = q[r] . k over D in ascending order, for n rows and one block of 16 positions; with `vectors`
+// further blocks, each block_bytes behind the one before.
+template <Format format, int n, int vectors = 1>
+LANNER_INLINE void score_rows(const float* q, const std::byte* keys, int dim, float* p,
+                              int64_t block_bytes = 0) {
+  F32 acc[vectors][n];
+  for (auto& block : acc)
+    for (F32& x : block) x = zero();
+  for (int d = 0; d < dim; ++d, keys += 16 * info(format).bytes) {
+    F32 k[vectors];
+    for (int b = 0; b < vectors; ++b) k[b] = load_cache<format>(keys + b * block_bytes);
+    for (int i = 0; i < n; ++i) {
+      const F32 x = set1(q[i * dim + d]);
+      for (int b = 0; b < vectors; ++b) acc[b][i] = fma(x, k[b], acc[b][i]);
+    }
+  }
+  for (int i = 0; i < n; ++i)
+    for (int b = 0; b < vectors; ++b) store(p + i * kTilePositions + 16 * b, acc[b][i]);
+}
+
+// O[r][0..15] = O + sum_j p[r][j] v[j], j ascending, for n rows and 16 columns of V; `stride`: bytes from one
+// position to the next; with `vectors` further columns, each panel_bytes behind the ones before.
+template <Format format, int n, int vectors = 1>
+LANNER_INLINE void mix_rows(const float* p, const std::byte* values, int64_t stride, int n_positions,
+                            int value_dim, float* out, int64_t panel_bytes = 0) {
+  F32 acc[vectors][n];
+  for (int b = 0; b < vectors; ++b)
+    for (int i = 0; i < n; ++i) acc[b][i] = load(out + i * value_dim + 16 * b);
+  for (int j = 0; j < n_positions; ++j, values += stride) {
+    F32 v[vectors];
+    for (int b = 0; b < vectors; ++b) v[b] = load_cache<format>(values + b * panel_bytes);
+    for (int i = 0; i < n; ++i) {
+      const F32 x = set1(p[i * kTilePositions + j]);
+      for (int b = 0; b < vectors; ++b) acc[b][i] = fma(x, v[b], acc[b][i]);
+    }
+  }
+  for (int b = 0; b < vectors; ++b)
+    for (int i = 0; i < n; ++i) store(out + i * value_dim + 16 * b, acc[b][i]);
+}
+
+// body(integral_constant n, first row) for groups of kFloatTile rows and what is left.
+template <class Body>
+LANNER_INLINE void for_row_groups(int n_rows, Body body) {
+  int r = 0;
+  for (; r + kFloatTile <= n_rows; r += kFloatTile) body(std::integral_constant<int, kFloatTile>{}, r);
+  unroll<kFloatTile>([&](auto n) LANNER_INLINE_LAMBDA {
+    if constexpr (n > 0) {
+      if (n_rows - r == n) body(n, r);
+    }
+  });
+}
+
+// --- softmax -------------------------------------------------------------------------------------------
+// Turns the 64 scores of each row into weights and rescales what the chunk has so far. keep(r, i, s, other):
+// the lanes of s, vector i of row r, that the row sees, `other` elsewhere. Nothing branches on the scores:
+// every second guess of a new maximum would be wrong.
+template <class Keep>
+LANNER_INLINE void soften(const Strip& s, Keep keep) {
+  const F32 lowest = set1(-__builtin_inff());
+  float* highest = s.factors + s.padded_rows();
+  for (int r = 0; r < s.n_rows; ++r) {
+    const float* p = s.p + r * kTilePositions;
+    const F32 a = max(keep(r, 0, load(p), lowest), keep(r, 1, load(p + 16), lowest));
+    const F32 b = max(keep(r, 2, load(p + 32), lowest), keep(r, 3, load(p + 48), lowest));
+    highest[r] = hmax(max(a, b));
+  }
+  for (int r = 0; r < s.n_rows; r += 16) {
+    const F32 before = load(s.chunk.m + r), m = max(load(highest + r), before);
+    store(s.factors + r, exp(before - m));
+    store(s.chunk.m + r, m);
+  }
+  for (int r = 0; r < s.n_rows; ++r) {
+    float* p = s.p + r * kTilePositions;
+    const F32 m = set1(s.chunk.m[r]), alpha = set1(s.factors[r]);
+    F32 sum = zero();
+    for (int i = 0; i < 4; ++i) {
+      const F32 weight = keep(r, i, exp(keep(r, i, load(p + 16 * i), lowest) - m), zero());
+      store(p + 16 * i, weight);
+      sum = sum + weight;
+    }
+    s.chunk.l[r] = s.chunk.l[r] * s.factors[r] + hsum(sum);
+    float* out = s.chunk.out + r * s.value_dim;
+    for (int d = 0; d < s.value_dim; d += 16) store(out + d, load(out + d) * alpha);
+  }
+}
+
+// total += part, where either may have seen nothing (m = kLowestScore, l = 0, O = 0).
+inline void merge(const Strip& s, const RowStates& part) {
+  float *a = s.factors, *b = s.factors + s.padded_rows();
+  for (int r = 0; r < s.n_rows; r += 16) {
+    const F32 before = load(s.total.m + r), added = load(part.m + r), m = max(added, before);
+    store(a + r, exp(before - m));
+    store(b + r, exp(added - m));
+    store(s.total.m + r, m);
+  }
+  for (int r = 0; r < s.n_rows; ++r) {
+    s.total.l[r] = s.total.l[r] * a[r] + part.l[r] * b[r];
+    float* to = s.total.out + r * s.value_dim;
+    const float* from = part.out + r * s.value_dim;
+    for (int d = 0; d < s.value_dim; d += 16)
+      store(to + d, load(to + d) * set1(a[r]) + load(from + d) * set1(b[r]));
+  }
+}
+
+inline void clear(const Strip& s, const RowStates& state) {
+  for (int r = 0; r < s.padded_rows(); ++r) state.m[r] = kLowestScore, state.l[r] = 0;
+  std::memset(state.out, 0, sizeof(float) * s.n_rows * s.value_dim);
+}
+
+// Partial results of a chunk: n_rows of m, of l, and of Dv floats. Lanes past the rows read what follows.
+inline RowStates partial_at(const Strip& s, float* p) { return {p, p + s.n_rows, p + 2 * s.n_rows}; }
+
+inline void store_partial(const Strip& s, float* p) {
+  const RowStates to = partial_at(s, p);
+  std::memcpy(to.m, s.chunk.m, sizeof(float) * s.n_rows);
+  std::memcpy(to.l, s.chunk.l, sizeof(float) * s.n_rows);
+  std::memcpy(to.out, s.chunk.out, sizeof(float) * s.n_rows * s.value_dim);
+}
+
+// 1 / l; no valid key: zeros; NaN stays NaN.
+inline float inverse_sum(float l) { return l > 0 ? 1.0f / l : l; }
+
+}  // namespace
+}  // namespace lanner::LANNER_ISA_NS
