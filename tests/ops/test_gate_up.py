@@ -33,7 +33,7 @@ def test_far_ends_of_silu() -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         wanted = silu(gate.astype(np.float64))
     out = matmul("gate_up", packed, x, poisoned(len(x), 1))[:, 0]
-    # Below -87, where exp(-x) nears the end of float32, the result is 0: off by 87 exp(-87) = 1.4e-36 at most.
+    # Below -87, where exp(-x) nears the end of float32, the result is 0: off by 87 exp(-87) = 1.4e-36.
     wanted[gate < -87] = 0
     finite = np.isfinite(gate)
     assert (np.abs(out - wanted)[finite] <= (16 * U * np.abs(wanted) + 1e-44)[finite]).all()
