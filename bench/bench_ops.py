@@ -15,6 +15,9 @@ Measure = Callable[..., None]
 TOKENS = (1, 4, 33, 512)
 """Decode, a few sequences, a short prompt, a full step."""
 
+FORMATS_OF_32 = [name for name in FORMATS if name != "iq4_xs" and not name.endswith("_k")]
+"""Formats whose blocks divide these shapes; those of 256 values do not occur in them."""
+
 SHAPES = {"smollm2.gate_up": (3072, 576), "smollm2.down": (576, 1536)}
 """(N, K) of the matmuls that take most of the time of SmolLM2."""
 
@@ -43,7 +46,7 @@ def run_linear(measure: Measure, limits: Limits, shape: tuple[int, int], fmt: st
 
 
 @pytest.mark.parametrize("n_tokens", TOKENS)
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("fmt", FORMATS_OF_32)
 @pytest.mark.parametrize("name", SHAPES)
 def test_linear(measure: Measure, limits: Limits, name: str, fmt: str, n_tokens: int) -> None:
     run_linear(measure, limits, SHAPES[name], fmt, n_tokens)

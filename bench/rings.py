@@ -20,9 +20,6 @@ from reference import random_rows
 RING_BYTES = min(max(2 * last_level_cache_bytes(), 32 << 20), 256 << 20)
 """Twice the last cache; 256 MiB are enough where a virtual machine names a cache that it shares."""
 
-BYTES_PER_32 = {"int8": 40, "int16": 68}
-"""Of a row of codes (csrc/ops/quantize_rows.h)."""
-
 Array = npt.NDArray[Any]
 
 
@@ -92,7 +89,7 @@ def matmul_input(weight: _core.Packed, x: npt.NDArray[np.float32]) -> dict[str, 
     (form,) = weight.inputs
     if form == "float":
         return {"x": x}
-    out = np.zeros((len(x), x.shape[1] // 32 * BYTES_PER_32[form]), np.uint8)
+    out = np.zeros((len(x), x.shape[1] // _core.BLOCK * _core.CODE_BYTES[form]), np.uint8)
     step = one_sequence(len(x), len(x))
     _core.ops.quantize_rows(step, x=_core.Buffer(x, "tokens"), **{form: _core.Buffer(out, "tokens")})
     return {form: out}
