@@ -69,8 +69,8 @@ class Sequence(ABC):
         self._gate.acquire()
 
     def uniform(self, position: int) -> float:
-        """The random number that draws the token after `position`; asked only where temperature > 0."""
-        raise NotImplementedError
+        """The random number in [0, 1) that draws the token after `position`; unused where it is greedy."""
+        return 0.0
 
     @abstractmethod
     def take(self, outputs: Outputs, first_row: int, n_rows: int) -> None:
