@@ -14,10 +14,10 @@ void score_block(const Strip& s, const std::byte* keys, int block) {
   });
 }
 
-// Positions of a page, n_positions from `start`, into the sums of all rows. What a row may not see it does
-// not touch, not even with a weight of zero: it may be infinite.
+// Positions of a page, n_positions from `start`, into the sums of all rows, which are multiplied by alpha
+// before. What a row may not see it does not touch, not even with a weight of zero: it may be infinite.
 template <Format format>
-void mix_page(const Strip& s, const std::byte* values, int start, int n_positions) {
+void mix_page(const Strip& s, const std::byte* values, int start, int n_positions, const float* alpha) {
   const int64_t row_bytes = int64_t{s.value_dim} * info(format).bytes;
   const float* p = s.p + start % kTilePositions;
   auto n_seen = [&](int row) {
@@ -30,10 +30,10 @@ void mix_page(const Strip& s, const std::byte* values, int start, int n_position
     for (int d = 0; d < s.value_dim; d += 16) {
       const std::byte* v = values + d * info(format).bytes;
       mix_rows<format, n>(p + r * kTilePositions, v, row_bytes, common, s.value_dim,
-                          s.chunk.out + r * s.value_dim + d);
+                          s.chunk.out + r * s.value_dim + d, alpha ? alpha + r : nullptr);
       for (int i = r + 1; !even && i < r + n; ++i)
         mix_rows<format, 1>(p + i * kTilePositions + common, v + common * row_bytes, row_bytes,
-                            n_seen(i) - common, s.value_dim, s.chunk.out + i * s.value_dim + d);
+                            n_seen(i) - common, s.value_dim, s.chunk.out + i * s.value_dim + d, nullptr);
     }
   });
 }
@@ -61,16 +61,21 @@ void attend_tile(const Strip& s, const AttentionArgs& a, const int* pages, int k
     else
       score_block<format>(s, k, block);
   }
-  soften(s, [&](int r, int i, F32 x, F32 other)
-                LANNER_INLINE_LAMBDA { return keep_first(x, s.limits[r] - tile_start - 16 * i, other); });
+  if (s.limits[0] >= tile_start + kTilePositions)
+    soften(s, SeeAll{});
+  else
+    soften(s, [&](int r, int i, F32 x) LANNER_INLINE_LAMBDA {
+      return keep_first(x, s.limits[r] - tile_start - 16 * i, set1(-__builtin_inff()));
+    });
   for (int first = 0; first < n; first += kPagePositions) {
     const int n_here = n - first < kPagePositions ? n - first : kPagePositions;
     const std::byte* v = c.value(a.layer, pages[(tile_start + first) / kPagePositions], kv_head);
+    const float* alpha = first == 0 ? s.factors : nullptr;
     if (convert)
       mix_page<Format::F32>(s, as_floats<format>(v, n_here * s.value_dim, s.values), tile_start + first,
-                            n_here);
+                            n_here, alpha);
     else
-      mix_page<format>(s, v, tile_start + first, n_here);
+      mix_page<format>(s, v, tile_start + first, n_here, alpha);
   }
 }
 

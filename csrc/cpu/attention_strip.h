@@ -6,6 +6,7 @@
 //   mix      O = O * alpha + P V: D in the lanes
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "cpu/sources.h"
@@ -28,27 +29,29 @@ struct RowStates {
   float* out;    // (n_rows, Dv)
 };
 
-// Everything that a strip of rows keeps in scratch; n_rows <= kStripRows.
+// Everything that a strip of rows keeps in scratch.
 struct Strip {
   int n_rows, dim, value_dim;
   int* limits;      // (n_rows) positions from here on the row may not see
   float* q;         // (n_rows, D) scaled
-  float* p;         // (n_rows, 64) scores, then weights of a tile
+  float* p;         // (up to kStripRows, 64) scores, then weights of a tile
   float* factors;   // (2, n_rows) what the rows of two states are multiplied by to be added
+  float* sums;      // (n_rows, 16) weights of a tile, summed lane by lane
   RowStates chunk;  // the current chunk
   RowStates total;  // chunks merged so far
-  float* keys;      // kFloatVectors blocks (D, 16) as float32; D rounded up to 16
+  float* keys;      // four blocks (D, 16) as float32; D rounded up to 16
   float* values;    // (64, Dv), or Dv / 16 panels of kPanelFloats
 
   Strip(std::byte*& scratch, int rows, int d, int dv) : n_rows(rows), dim(d), value_dim(dv) {
     limits = take<int>(scratch, rows);
     q = take<float>(scratch, rows * d);
-    p = take<float>(scratch, rows * kTilePositions);
+    p = take<float>(scratch, kStripRows * kTilePositions);
     factors = take<float>(scratch, 2 * padded_rows());
+    sums = take<float>(scratch, 16 * padded_rows());
     for (RowStates* state : {&chunk, &total})
       *state = {take<float>(scratch, padded_rows()), take<float>(scratch, padded_rows()),
                 take<float>(scratch, rows * dv)};
-    keys = take<float>(scratch, kFloatVectors * key_block_floats());
+    keys = take<float>(scratch, kTilePositions / 16 * key_block_floats());
     values = take<float>(scratch, kPanelFloats * dv / 16);
   }
 
@@ -90,14 +93,17 @@ LANNER_INLINE void score_rows(const float* q, const std::byte* keys, int dim, fl
     for (int b = 0; b < vectors; ++b) store(p + i * kTilePositions + 16 * b, acc[b][i]);
 }
 
-// O[r][0..15] = O + sum_j p[r][j] v[j], j ascending, for n rows and 16 columns of V; `stride`: bytes from one
-// position to the next; with `vectors` further columns, each panel_bytes behind the ones before.
+// O[r][0..15] = O * alpha[r] + sum_j p[r][j] v[j], j ascending, for n rows and 16 columns of V; `stride`:
+// bytes from one position to the next; with `vectors` further columns, each panel_bytes behind the ones
+// before. Without alpha, O as it is.
 template <Format format, int n, int vectors = 1>
 LANNER_INLINE void mix_rows(const float* p, const std::byte* values, int64_t stride, int n_positions,
-                            int value_dim, float* out, int64_t panel_bytes = 0) {
+                            int value_dim, float* out, const float* alpha, int64_t panel_bytes = 0) {
   F32 acc[vectors][n];
   for (int b = 0; b < vectors; ++b)
     for (int i = 0; i < n; ++i) acc[b][i] = load(out + i * value_dim + 16 * b);
+  for (int i = 0; alpha && i < n; ++i)
+    for (int b = 0; b < vectors; ++b) acc[b][i] = acc[b][i] * set1(alpha[i]);
   for (int j = 0; j < n_positions; ++j, values += stride) {
     F32 v[vectors];
     for (int b = 0; b < vectors; ++b) v[b] = load_cache<format>(values + b * panel_bytes);
@@ -123,37 +129,55 @@ LANNER_INLINE void for_row_groups(int n_rows, Body body) {
 }
 
 // --- softmax -------------------------------------------------------------------------------------------
-// Turns the 64 scores of each row into weights and rescales what the chunk has so far. keep(r, i, s, other):
-// the lanes of s, vector i of row r, that the row sees, `other` elsewhere. Nothing branches on the scores:
-// every second guess of a new maximum would be wrong.
-template <class Keep>
-LANNER_INLINE void soften(const Strip& s, Keep keep) {
-  const F32 lowest = set1(-__builtin_inff());
+// Lane r is the sum of row r of (16, 16) floats: a chain of shuffles for each row would be twice the work.
+inline F32 row_sums(const float* rows) {
+  alignas(64) float columns[256];
+  transpose16(reinterpret_cast<const std::byte*>(rows), 64, columns);
+  F32 sum[16];
+  for (int i = 0; i < 16; ++i) sum[i] = load(columns + 16 * i);
+  for (int half = 8; half; half /= 2)
+    for (int i = 0; i < half; ++i) sum[i] = sum[i] + sum[i + half];
+  return sum[0];
+}
+
+// Every row sees all positions of a tile.
+struct SeeAll {};
+
+// Turns the 64 scores of each row into weights and leaves in s.factors what the mix so far is multiplied by
+// (alpha of mix_rows). seen(r, i, s): vector i of row r with -inf in the lanes that the row does not see, or
+// SeeAll. Nothing branches on the scores: every second guess of a new maximum would be wrong.
+template <class Seen>
+LANNER_INLINE void soften(const Strip& s, Seen seen) {
   float* highest = s.factors + s.padded_rows();
   for (int r = 0; r < s.n_rows; ++r) {
-    const float* p = s.p + r * kTilePositions;
-    const F32 a = max(keep(r, 0, load(p), lowest), keep(r, 1, load(p + 16), lowest));
-    const F32 b = max(keep(r, 2, load(p + 32), lowest), keep(r, 3, load(p + 48), lowest));
-    highest[r] = hmax(max(a, b));
+    float* p = s.p + r * kTilePositions;
+    F32 x[4];
+    for (int i = 0; i < 4; ++i) {
+      x[i] = load(p + 16 * i);
+      if constexpr (!std::is_same_v<Seen, SeeAll>) store(p + 16 * i, x[i] = seen(r, i, x[i]));
+    }
+    highest[r] = hmax(max(max(x[0], x[1]), max(x[2], x[3])));
   }
   for (int r = 0; r < s.n_rows; r += 16) {
     const F32 before = load(s.chunk.m + r), m = max(load(highest + r), before);
-    store(s.factors + r, exp(before - m));
+    store(s.factors + r, exp_of_nonpositive(before - m));
     store(s.chunk.m + r, m);
   }
   for (int r = 0; r < s.n_rows; ++r) {
     float* p = s.p + r * kTilePositions;
-    const F32 m = set1(s.chunk.m[r]), alpha = set1(s.factors[r]);
+    const F32 m = set1(s.chunk.m[r]);
     F32 sum = zero();
-    for (int i = 0; i < 4; ++i) {
-      const F32 weight = keep(r, i, exp(keep(r, i, load(p + 16 * i), lowest) - m), zero());
-      store(p + 16 * i, weight);
-      sum = sum + weight;
+#pragma GCC unroll 1
+    for (int i = 0; i < 4; i += 2, p += 32) {
+      F32 w[] = {load(p) - m, load(p + 16) - m};
+      exp_of_nonpositive(w);
+      store(p, w[0]), store(p + 16, w[1]);
+      sum = sum + (w[0] + w[1]);
     }
-    s.chunk.l[r] = s.chunk.l[r] * s.factors[r] + hsum(sum);
-    float* out = s.chunk.out + r * s.value_dim;
-    for (int d = 0; d < s.value_dim; d += 16) store(out + d, load(out + d) * alpha);
+    store(s.sums + 16 * r, sum);
   }
+  for (int r = 0; r < s.n_rows; r += 16)
+    store(s.chunk.l + r, load(s.chunk.l + r) * load(s.factors + r) + row_sums(s.sums + 16 * r));
 }
 
 // total += part, where either may have seen nothing (m = kLowestScore, l = 0, O = 0).
@@ -172,6 +196,14 @@ inline void merge(const Strip& s, const RowStates& part) {
     for (int d = 0; d < s.value_dim; d += 16)
       store(to + d, load(to + d) * set1(a[r]) + load(from + d) * set1(b[r]));
   }
+}
+
+// The first of several is taken as it is.
+inline void add_chunk(const Strip& s, const RowStates& part, bool first) {
+  if (!first) return merge(s, part);
+  std::memcpy(s.total.m, part.m, sizeof(float) * s.n_rows);
+  std::memcpy(s.total.l, part.l, sizeof(float) * s.n_rows);
+  std::memcpy(s.total.out, part.out, sizeof(float) * s.n_rows * s.value_dim);
 }
 
 inline void clear(const Strip& s, const RowStates& state) {

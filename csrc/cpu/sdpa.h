@@ -10,14 +10,11 @@ namespace {
 
 constexpr uint64_t kAllSeen = ~uint64_t{0};
 
-// V streams this many rows ahead of the loads: some kilobytes, as kPrefetchBytes.
-constexpr int kRowsAhead = 8;
-
 // What a strip needs beyond the rows themselves. Row r sees positions starts[r] <= j < limits[r], less what
 // the mask forbids; seen[r] has a bit per position of the current tile.
 struct ArrayStrip : Strip {
   const SdpaArgs& a;
-  const SdpaUnit& u;
+  SdpaUnit u;
   int* starts;
   uint64_t* seen;
 
@@ -28,6 +25,16 @@ struct ArrayStrip : Strip {
         u(unit),
         starts(take<int>(scratch, unit.n_rows)),
         seen(take<uint64_t>(scratch, unit.n_rows)) {}
+
+  // Rows first to first + n as a strip of their own; first is a multiple of 16.
+  ArrayStrip part(int first, int n) const {
+    ArrayStrip p = *this;
+    p.n_rows = n, p.u.first_row += first;
+    p.limits += first, p.starts += first, p.seen += first, p.factors += first;
+    p.q += first * dim;  // all parts use the same scores, one after the other
+    p.chunk = {chunk.m + first, chunk.l + first, chunk.out + first * value_dim};
+    return p;
+  }
 
   int64_t query(int r) const { return (u.first_row + r) / a.group(); }
   int64_t head(int r) const { return u.kv_head * a.group() + (u.first_row + r) % a.group(); }
@@ -70,8 +77,6 @@ LANNER_INLINE void store_up_to_16(std::byte* to, F32 x, int n) {
 template <Format format>
 void load_keys(const std::byte* from, int64_t stride, int n, int dim, float* to) {
   for (int d = 0; d < dim; d += 16, from += 16 * info(format).bytes, to += 256) {
-    for (int j = 16; j < 32; ++j)
-      prefetch(from + j * stride);  // the next block; past the end it does nothing
     if (format == Format::F32 && n == 16 && d + 16 <= dim) {
       transpose16(from, stride, to);
       continue;
@@ -86,14 +91,12 @@ void load_keys(const std::byte* from, int64_t stride, int n, int dim, float* to)
 // to[d / 16][j][d % 16] = column d of position j, for n <= 64 positions, as float32. Reading a row as a whole
 // lets memory stream; the mix would come back to it for every panel.
 template <Format format>
-const float* copy_values(const std::byte* from, int64_t stride, int n, int64_t dim, float* to) {
+void copy_values(const std::byte* from, int64_t stride, int n, int64_t dim, float* to) {
   for (int j = 0; j < n; ++j, from += stride)
     for (int d = 0; d < dim; d += 16) {
       const std::byte* at = from + d * info(format).bytes;
-      prefetch(at + kRowsAhead * stride);
       store(to + d / 16 * kPanelFloats + 16 * j, load_up_to_16<format>(at, static_cast<int>(dim - d)));
     }
-  return to;
 }
 
 // Whether 0 * v is 0 throughout.
@@ -134,6 +137,11 @@ inline uint64_t true_bits(const std::byte* p, int64_t stride, int n) {
 
 // Fills s.seen for the n positions from `tile` on; returns what any row sees.
 inline uint64_t look(const ArrayStrip& s, int tile, int n) {
+  if (s.a.mask_kind != MaskKind::kMayAttend && s.starts[s.n_rows - 1] <= tile &&
+      s.limits[0] >= tile + kTilePositions) {
+    std::memset(s.seen, 0xff, sizeof(uint64_t) * s.n_rows);
+    return kAllSeen;
+  }
   uint64_t any = 0;
   for (int r = 0; r < s.n_rows; ++r) {
     uint64_t bits = bit_range(s.starts[r] - tile, s.limits[r] - tile);
@@ -167,21 +175,21 @@ void score_seen(const ArrayStrip& s, int block, const float* keys) {
   });
 }
 
+// Keys of the blocks of a tile that any row sees, into s.keys.
 template <Format format>
-void score_tile(const ArrayStrip& s, int tile, int n, uint64_t any) {
-  for (int first = 0; first < n; first += 16 * kFloatVectors) {
-    const int n_here = n - first < 16 * kFloatVectors ? n - first : 16 * kFloatVectors;
-    if (!(any & bit_range(first, first + n_here))) continue;
-    for (int j = 0; j < n_here; j += 16)
-      load_keys<format>(s.key(tile + first + j), s.a.k.row, n_here - j < 16 ? n_here - j : 16, s.dim,
+void load_tile_keys(const ArrayStrip& s, int tile, int n, uint64_t any) {
+  for (int j = 0; j < n; j += 16)
+    if (any >> j & 0xffff)
+      load_keys<format>(s.key(tile + j), s.a.k.row, n - j < 16 ? n - j : 16, s.dim,
                         s.keys + j / 16 * s.key_block_floats());
-    if (n_here > 16 * (kFloatVectors - 1)) {
-      score_seen<kFloatVectors>(s, first / 16, s.keys);
-    } else {
-      for (int j = 0; j < n_here; j += 16)
-        score_seen<1>(s, (first + j) / 16, s.keys + j / 16 * s.key_block_floats());
-    }
-  }
+}
+
+inline void score_tile(const ArrayStrip& s, int n) {
+  int block = 0;
+  const auto keys = [&] { return s.keys + block * s.key_block_floats(); };
+  for (; 16 * (block + kFloatVectors) < n + 16; block += kFloatVectors)
+    score_seen<kFloatVectors>(s, block, keys());
+  for (; 16 * block < n; ++block) score_seen<1>(s, block, keys());
 }
 
 // n <= 64 values of the additive mask from position j on, padded with zeros.
@@ -227,7 +235,7 @@ void mix_panels(const ArrayStrip& s, const float* values, int d) {
     const int first = __builtin_ctzll(any), end = 64 - __builtin_clzll(any);
     mix_rows<Format::F32, n, vectors>(s.p + r * kTilePositions + first, panel + first * kValueBytes,
                                       kValueBytes, end - first, s.value_dim,
-                                      s.chunk.out + r * s.value_dim + d, kPanelBytes);
+                                      s.chunk.out + r * s.value_dim + d, s.factors + r, kPanelBytes);
   });
 }
 
@@ -240,7 +248,12 @@ inline void mix_span(const ArrayStrip& s, const float* values) {
 
 // Position by position, nothing but what each row sees: 0 * v is not 0.
 inline void mix_seen(const ArrayStrip& s, const float* values, int tile) {
-  for (int r = 0; r < s.n_rows; ++r)
+  for (int r = 0; r < s.n_rows; ++r) {
+    const F32 alpha = set1(s.factors[r]);
+    for (int d = 0; d < s.value_dim; d += 16) {
+      float* out = s.chunk.out + r * s.value_dim + d;
+      store(out, load(out) * alpha);
+    }
     for (uint64_t rest = s.seen[r]; rest; rest &= rest - 1) {
       const int j = __builtin_ctzll(rest);
       float bias = 0;
@@ -252,29 +265,58 @@ inline void mix_seen(const ArrayStrip& s, const float* values, int tile) {
         store(out, fma(p, load(values + d / 16 * kPanelFloats + 16 * j), load(out)));
       }
     }
+  }
 }
 
-inline void mix_tile(const ArrayStrip& s, const float* values, int tile, int n) {
-  bool whole = s.a.mask_kind != MaskKind::kAdditive;
-  for (int r = 0; r < s.n_rows && whole; ++r) whole = s.seen[r] == bit_range(0, n);
-  if (whole || is_finite(values, n, s.value_dim))
-    mix_span(s, values);
-  else
-    mix_seen(s, values, tile);
+inline bool all_see(const ArrayStrip& s, uint64_t positions) {
+  bool all = true;
+  for (int r = 0; r < s.n_rows; ++r) all &= s.seen[r] == positions;
+  return all;
 }
 
 // --- one strip -----------------------------------------------------------------------------------------
+// Scores, weights and mix of rows whose scores stay in L1 from one to the next. `mixable`: 0 * v is 0.
+inline void attend_rows(const ArrayStrip& s, int tile, int n, bool mixable) {
+  score_tile(s, n);
+  if (s.a.softcap > 0 || s.a.mask_kind == MaskKind::kAdditive || s.a.weights)
+    for (int r = 0; r < s.n_rows; ++r)
+      if (s.seen[r]) adjust_scores(s, r, tile, n);
+  if (all_see(s, kAllSeen))
+    soften(s, SeeAll{});
+  else
+    soften(s, [&](int r, int i, F32 x) LANNER_INLINE_LAMBDA {
+      return keep_lanes(x, s.seen[r] >> 16 * i & 0xffff, set1(-__builtin_inff()));
+    });
+  mixable ? mix_span(s, s.values) : mix_seen(s, s.values, tile);
+}
+
+// Calls memory for keys and values of positions begin to end - 1, or as many as there are.
+template <Format format>
+void prefetch_positions(const ArrayStrip& s, int begin, int end) {
+  end = end < s.end_seen() ? end : s.end_seen();
+  for (int j = begin; j < end; ++j) {
+    for (int d = 0; d < s.dim; d += 64 / info(format).bytes) prefetch_far(s.key(j) + d * info(format).bytes);
+    for (int d = 0; d < s.a.value_dim; d += 64 / info(format).bytes)
+      prefetch_far(s.value(j) + d * info(format).bytes);
+  }
+}
+
 template <Format format>
 void attend_tile(const ArrayStrip& s, int tile, int n) {
   const uint64_t any = look(s, tile, n);
   if (!any) return;
-  score_tile<format>(s, tile, n, any);
-  if (s.a.softcap > 0 || s.a.mask_kind == MaskKind::kAdditive || s.a.weights)
-    for (int r = 0; r < s.n_rows; ++r)
-      if (s.seen[r]) adjust_scores(s, r, tile, n);
-  soften(s, [&](int r, int i, F32 x, F32 other)
-                LANNER_INLINE_LAMBDA { return keep_lanes(x, s.seen[r] >> 16 * i & 0xffff, other); });
-  mix_tile(s, copy_values<format>(s.value(tile), s.a.v.row, n, s.a.value_dim, s.values), tile, n);
+  load_tile_keys<format>(s, tile, n, any);
+  copy_values<format>(s.value(tile), s.a.v.row, n, s.a.value_dim, s.values);
+  const bool whole = s.a.mask_kind != MaskKind::kAdditive && all_see(s, bit_range(0, n));
+  const bool mixable = whole || is_finite(s.values, n, s.value_dim);
+  const int n_parts = (s.n_rows + kStripRows - 1) / kStripRows, n_ahead = kTilePositions / n_parts;
+  for (int i = 0; i < n_parts; ++i) {
+    // Parts share the next tile: memory has the time of a part for a part of it.
+    const int ahead = tile + kTilePositions + i * n_ahead;
+    prefetch_positions<format>(s, ahead, ahead + n_ahead);
+    const int r = i * kStripRows;
+    attend_rows(s.part(r, s.n_rows - r < kStripRows ? s.n_rows - r : kStripRows), tile, n, mixable);
+  }
 }
 
 template <Format format>
@@ -333,12 +375,12 @@ template <Format format>
 void attend_strip(const SdpaArgs& a, const SdpaUnit& u, std::byte* scratch) {
   const ArrayStrip s(scratch, a, u);
   load_queries<format>(s);
-  clear(s, s.total);
   const int64_t first = a.weights ? 0 : s.first_seen() / kChunkPositions;
   const int64_t end = a.weights ? a.kv_len : s.end_seen();
+  if (first * kChunkPositions >= end) clear(s, s.total);
   for (int64_t chunk = first; chunk * kChunkPositions < end; ++chunk) {
     attend_chunk<format>(s, chunk);
-    merge(s, s.chunk);
+    add_chunk(s, s.chunk, chunk == first);
   }
   finish_strip<format>(s);
 }
@@ -354,9 +396,8 @@ void attend_part(const SdpaArgs& a, const SdpaUnit& u, int64_t chunk, float* par
 template <Format format>
 void merge_strip(const SdpaArgs& a, const SdpaUnit& u, float* partials, std::byte* scratch) {
   const ArrayStrip s(scratch, a, u);
-  clear(s, s.total);
   for (int64_t chunk = 0; chunk < a.n_chunks(); ++chunk)
-    merge(s, partial_at(s, partials + chunk * static_cast<int64_t>(partial_floats(a))));
+    add_chunk(s, partial_at(s, partials + chunk * static_cast<int64_t>(partial_floats(a))), chunk == 0);
   finish_strip<format>(s);
 }
 

@@ -10,9 +10,12 @@
 
 namespace lanner {
 
-// Twice a strip of the paged cache: here a tile of K is transposed and one of V copied for each strip, and
-// that costs as much as 5 to 10 rows of it.
-inline constexpr int kArrayStripRows = 2 * kStripRows;
+// Here a tile of K is transposed and one of V copied for each strip, and that costs as much as 5 to 10 rows
+// of it: four strips of the paged cache share them, as long as that leaves enough strips to deal out and q
+// and O stay in a level-2 cache of 512 KB.
+inline constexpr int kLongStripRows = 4 * kStripRows;
+inline constexpr int kShortStripRows = 2 * kStripRows;
+inline constexpr int64_t kEnoughStrips = 32;
 
 // (batch, head, row, column) in bytes; a stride of 0 broadcasts.
 struct ArrayView {
@@ -39,7 +42,11 @@ struct SdpaArgs {
 
   int64_t group() const { return heads / kv_heads; }
   int64_t group_rows() const { return q_len * group(); }
-  int64_t n_strips() const { return (group_rows() + kArrayStripRows - 1) / kArrayStripRows; }
+  int strip_rows() const {
+    const bool is_long = group_rows() * batch * kv_heads >= kEnoughStrips * kLongStripRows;
+    return is_long && head_dim <= 128 && value_dim <= 128 ? kLongStripRows : kShortStripRows;
+  }
+  int64_t n_strips() const { return (group_rows() + strip_rows() - 1) / strip_rows(); }
   int64_t n_chunks() const { return (kv_len + kChunkPositions - 1) / kChunkPositions; }
   int64_t n_units() const { return n_strips() * batch * kv_heads; }
 };
@@ -53,16 +60,15 @@ struct SdpaUnit {
   SdpaUnit(const SdpaArgs& a, int64_t unit) {
     const int64_t n_pairs = a.batch * a.kv_heads, pair = unit % n_pairs;
     batch = pair / a.kv_heads, kv_head = pair % a.kv_heads;
-    first_row = (a.n_strips() - 1 - unit / n_pairs) * kArrayStripRows;
+    first_row = (a.n_strips() - 1 - unit / n_pairs) * a.strip_rows();
     const int64_t rest = a.group_rows() - first_row;
-    n_rows = rest < kArrayStripRows ? static_cast<int>(rest) : kArrayStripRows;
+    n_rows = rest < a.strip_rows() ? static_cast<int>(rest) : a.strip_rows();
   }
 };
 
 // Floats of the partial result of a strip and chunk: m, l and the padded O of each row.
 inline size_t partial_floats(const SdpaArgs& a) {
-  const size_t rows =
-      static_cast<size_t>(a.group_rows() < kArrayStripRows ? a.group_rows() : kArrayStripRows);
+  const size_t rows = static_cast<size_t>(a.group_rows() < a.strip_rows() ? a.group_rows() : a.strip_rows());
   return rows * (2 + static_cast<size_t>(a.value_dim + kLanes - 1) / kLanes * kLanes);
 }
 

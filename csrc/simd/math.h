@@ -31,15 +31,24 @@ inline F32 exp(F32 x) {
 // polynomial of degree 5 with p(0) = 1 that is nearest to 2^f (within 1.1e-7, 1.8 roundings). Off by less
 // than (4 + 1.5 |x|) 2^-24 of itself: x log2 e is off by 1.35e-8 of itself through the constant, and by one
 // rounding where there is no fused multiply-add. Below -87 it is 0; NaN stays NaN; exp(0) is 1.
+//
+// n vectors go through each step together: one alone waits for the latency of every step.
+template <int n>
+inline __attribute__((always_inline)) void exp_of_nonpositive(F32 (&x)[n]) {
+  constexpr float kPolynomial[] = {0.00967151299f, 0.0555073358f, 0.240222424f, 0.693147004f, 1.0f};
+  const F32 log2_e = set1(1.44269504f);
+  F32 whole[n], f[n], p[n];
+  for (int i = 0; i < n; ++i) whole[i] = round_f32(x[i] * log2_e);
+  for (int i = 0; i < n; ++i) f[i] = fms(x[i], log2_e, whole[i]);
+  for (int i = 0; i < n; ++i) p[i] = set1(0.00132647273f);
+  for (float c : kPolynomial)
+    for (int i = 0; i < n; ++i) p[i] = fma(p[i], f[i], set1(c));
+  for (int i = 0; i < n; ++i) x[i] = zero_below(times_pow2(p[i], whole[i]), x[i], -87.0f);
+}
 inline F32 exp_of_nonpositive(F32 x) {
-  const F32 log2_e = set1(1.44269504f), n = round_f32(x * log2_e), f = fma(x, log2_e, zero() - n);
-  F32 p = set1(0.00132647273f);
-  p = fma(p, f, set1(0.00967151299f));
-  p = fma(p, f, set1(0.0555073358f));
-  p = fma(p, f, set1(0.240222424f));
-  p = fma(p, f, set1(0.693147004f));
-  p = fma(p, f, set1(1.0f));
-  return zero_below(times_pow2(p, n), x, -87.0f);
+  F32 one[] = {x};
+  exp_of_nonpositive(one);
+  return one[0];
 }
 
 inline float exp1(float x) {

@@ -31,6 +31,9 @@ inline F32 operator/(F32 a, F32 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_d
 inline F32 fma(F32 a, F32 b, F32 c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
+inline F32 fms(F32 a, F32 b, F32 c) {  // a * b - c
+  return {_mm256_fmsub_ps(a.lo, b.lo, c.lo), _mm256_fmsub_ps(a.hi, b.hi, c.hi)};
+}
 inline F32 max(F32 a, F32 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 inline F32 min(F32 a, F32 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 inline F32 abs(F32 a) {
@@ -370,6 +373,9 @@ inline void dot_add(I32& sum, Pairs pairs, RowFactors f) {
 inline constexpr int kDepthU6 = 2;
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch_far(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
+}  // to level 2
 
 // Tokens of the widest micro-kernels: 6 x 16 floats are 12 of the 16 registers; a 4 x 16 integer tile
 // keeps its 8 int16 accumulators, two weight vectors and a broadcast.

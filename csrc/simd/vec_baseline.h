@@ -28,6 +28,7 @@ inline F32 set1(float x) { return x - F32{}; }  // a sum would lose the sign of 
 inline F32 load(const float* p) { return load_as<F32>(p); }
 inline void store(float* p, F32 a) { std::memcpy(p, &a, sizeof a); }
 inline F32 fma(F32 a, F32 b, F32 c) { return a * b + c; }
+inline F32 fms(F32 a, F32 b, F32 c) { return a * b - c; }
 inline F32 max(F32 a, F32 b) { return a > b ? a : b; }
 inline F32 min(F32 a, F32 b) { return a < b ? a : b; }
 inline F32 abs(F32 a) { return reinterpret_cast<F32>(reinterpret_cast<I32>(a) & 0x7fffffff); }
@@ -282,6 +283,7 @@ inline void dot_add(I32& sum, Pairs pairs, RowFactors f) { sum = sum + dot_finis
 inline constexpr int kDepthU6 = 4;
 
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
+inline void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 // Sixteen 128-bit registers hold four vectors of 16 lanes: a tile of two tokens still reuses its weights.
 inline constexpr int kFloatTile = 2;
