@@ -16,9 +16,12 @@ namespace {
 
 using FloatMatrix = py::array_t<float, py::array::c_style>;
 
-// Panels that one thread takes at a time: their 64 outputs of a row are four cache lines, and the activations
-// that they share come from L2 once.
-constexpr int kUnitPanels = 4;
+// Panels that a thread takes at a time. At least four: their 64 outputs of a row are four cache lines. At
+// most sixteen: so many share a copied block of the input (cpu/float_block.h).
+constexpr int kFewestPanels = 4, kMostPanels = 16;
+
+// Columns of an array weight are packed for a unit of panels; longer ones than this leave a smaller unit.
+constexpr size_t kPackedBytes = size_t{4} << 20;
 
 // Scratch of the threads that compute, kept from call to call.
 std::byte* thread_scratch() {
@@ -47,15 +50,16 @@ Step step_of(const Product& p) {
   return step;
 }
 
-// Calls body(worker, first panel, end) for ranges of panels that the threads share.
+// Calls body(worker, first panel, end) for ranges of panels, two or more for each thread.
 template <class Body>
-void share_panels(const Product& p, int n_panels, Body body) {
-  const int n_units = (n_panels + kUnitPanels - 1) / kUnitPanels;
-  Pool::get().for_each(array_threads(p.n_rows * p.k * p.n), n_units, [&](int64_t unit) {
+void share_panels(const Product& p, int n_panels, int most, Body body) {
+  const int n_threads = array_threads(p.n_rows * p.k * p.n);
+  const int unit = std::min(most, std::clamp(n_panels / (2 * n_threads), kFewestPanels, kMostPanels));
+  Pool::get().for_each(n_threads, (n_panels + unit - 1) / unit, [&](int64_t i) {
     Worker worker;
     worker.scratch = thread_scratch();
-    const int first = static_cast<int>(unit) * kUnitPanels;
-    body(worker, first, std::min(first + kUnitPanels, n_panels));
+    const int first = static_cast<int>(i) * unit;
+    body(worker, first, std::min(first + unit, n_panels));
   });
 }
 
@@ -84,20 +88,26 @@ void multiply_packed(const Product& p, const PackedWeight& w) {
     Pool::get().for_each(array_threads(p.n_rows * p.k), p.n_rows, [&](int64_t row) {
       cpu_table().quantize_rows(&q, step, Worker{}, static_cast<int>(row), static_cast<int>(row) + 1);
     });
-  share_panels(p, w.n_panels, [&](const Worker& worker, int first, int end) {
+  share_panels(p, w.n_panels, kMostPanels, [&](const Worker& worker, int first, int end) {
     cpu_table().linear(&a, step, worker, first, end);
   });
 }
 
 // --- an array (K, N) -----------------------------------------------------------------------------------
-// Columns 16 * panel to 16 * panel + 15 as a panel of one record per k; columns past the end are zero.
-void pack_columns(const std::byte* w, int64_t k, int64_t n, int item, int panel, std::byte* to) {
-  const int64_t first = int64_t{panel} * kPanelRows;
-  const size_t n_bytes = static_cast<size_t>(std::min<int64_t>(kPanelRows, n - first)) * item;
-  const std::byte* from = w + first * item;
-  for (int64_t i = 0; i < k; ++i, from += n * item, to += kPanelRows * item) {
-    std::memcpy(to, from, n_bytes);
-    std::memset(to + n_bytes, 0, kPanelRows * item - n_bytes);
+// Columns 16 * first to 16 * end - 1 as panels of one record per k, row by row, as memory has them; columns
+// past the end are zero.
+template <int item>
+void pack_columns(const std::byte* w, int64_t k, int64_t n, int first, int end, std::byte* to) {
+  constexpr int64_t record = kPanelRows * item;
+  const int64_t panel_bytes = k * record, left = n - int64_t{end - 1} * kPanelRows;
+  const size_t last_bytes = static_cast<size_t>(std::min<int64_t>(kPanelRows, left)) * item;
+  w += first * record;
+  for (int64_t i = 0; i < k; ++i, w += n * item, to += record) {
+    const std::byte* from = w;
+    std::byte* at = to;
+    for (int p = first; p < end - 1; ++p, from += record, at += panel_bytes) std::memcpy(at, from, record);
+    std::memcpy(at, from, last_bytes);
+    std::memset(at + last_bytes, 0, record - last_bytes);
   }
 }
 
@@ -106,11 +116,11 @@ void multiply_array(const Product& p, const std::byte* data, Format format) {
   const size_t panel_bytes = static_cast<size_t>(p.k) * kPanelRows * item;
   const int n_panels = static_cast<int>((p.n + kPanelRows - 1) / kPanelRows);
   const Step step = step_of(p);
-  share_panels(p, n_panels, [&](const Worker& worker, int first, int end) {
+  const int most = static_cast<int>(std::max<size_t>(kPackedBytes / panel_bytes, 1));
+  share_panels(p, n_panels, most, [&](const Worker& worker, int first, int end) {
     thread_local std::vector<std::byte> packed;
-    packed.resize(panel_bytes * kUnitPanels);
-    for (int panel = first; panel < end; ++panel)
-      pack_columns(data, p.k, p.n, item, panel, packed.data() + panel_bytes * (panel - first));
+    packed.resize(panel_bytes * (end - first));
+    (item == 4 ? pack_columns<4> : pack_columns<2>)(data, p.k, p.n, first, end, packed.data());
     const int64_t column = int64_t{first} * kPanelRows;
     PackedWeight w;
     w.n = static_cast<int32_t>(std::min<int64_t>(int64_t{end - first} * kPanelRows, p.n - column));

@@ -5,34 +5,14 @@
 // unpacked to L1 once per kTileK values of K and meets all tokens of a block there.
 #pragma once
 
+#include <algorithm>
+
+#include "cpu/float_block.h"
 #include "cpu/half_sources.h"
 #include "cpu/sources.h"
 
 namespace lanner::LANNER_ISA_NS {
 namespace {
-
-// Sums of one panel and a block of tokens, [token][16]; 8 KB stays in L1 beside the unpacked panel.
-constexpr int kTokenBlock = 128;
-
-template <class Source, int n>
-inline void tile(const Source& source, const Input& in, int t, float* sums, bool first) {
-  F32 acc[n];
-  for (int i = 0; i < n; ++i) acc[i] = first ? zero() : load(sums + i * kPanelRows);
-  source.template dot<n>(in, t, acc);
-  for (int i = 0; i < n; ++i) store(sums + i * kPanelRows, acc[i]);
-}
-
-// Tokens t to t + n_tokens of the input, in tiles of the widest micro-kernel.
-template <class Source>
-inline void all_tiles(const Source& source, const Input& in, int t, int n_tokens, float* sums, bool first) {
-  constexpr int wide = Source::kTile;
-  for (; n_tokens >= wide; n_tokens -= wide, t += wide, sums += wide * kPanelRows)
-    tile<Source, wide>(source, in, t, sums, first);
-  unroll<wide>([&](auto n) LANNER_INLINE_LAMBDA {
-    if constexpr (n > 0)
-      if (n_tokens == n) tile<Source, n>(source, in, t, sums, first);
-  });
-}
 
 template <class Layout>
 inline void panel_sums(const std::byte* panel, int k, const Input& in, int t, int n_tokens,
@@ -41,7 +21,10 @@ inline void panel_sums(const std::byte* panel, int k, const Input& in, int t, in
   if (n_tokens <= Direct::kTile) return all_tiles(Direct{panel, 0, k}, in, t, n_tokens, sums, true);
   for (int k0 = 0; k0 < k; k0 += Layout::kTileK) {
     const int k1 = k0 + Layout::kTileK < k ? k0 + Layout::kTileK : k;
-    all_tiles(Layout::unpack(panel, k0, k1, scratch), in, t, n_tokens, sums, k0 == 0);
+    // Slices and panels follow each other; behind the last panel there is nothing to wait for.
+    const std::byte* next = panel + Layout::bytes(k1);
+    all_tiles(Layout::unpack(panel, k0, k1, scratch), in, t, n_tokens, sums, k0 == 0,
+              {next, static_cast<int64_t>(Layout::bytes(k1 - k0))});
   }
 }
 
@@ -52,11 +35,11 @@ inline void panel_sums(const Panel& panel, int k, const LinearInput& input, cons
   std::byte* scratch = worker.scratch;
   switch (panel.format) {
     case Format::F32:
-      return panel_sums<FloatFormat<Format::F32>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return all_tiles(FloatSource<Format::F32>{panel.data, 0, k}, in, t, n_tokens, sums, true);
     case Format::F16:
-      return panel_sums<FloatFormat<Format::F16>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return all_tiles(FloatSource<Format::F16>{panel.data, 0, k}, in, t, n_tokens, sums, true);
     case Format::BF16:
-      return panel_sums<FloatFormat<Format::BF16>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return all_tiles(FloatSource<Format::BF16>{panel.data, 0, k}, in, t, n_tokens, sums, true);
     case Format::Q4_0:
       return panel_sums<CodeFormat<Format::Q4_0>>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::Q4_1:
@@ -86,6 +69,21 @@ inline void panel_sums(const Panel& panel, int k, const LinearInput& input, cons
   }
 }
 
+// How many panels from this one on share a block of tokens: quantized ones are written while in L1.
+inline int group_of(const Panel& panel, int n_tokens) {
+  return input_of(panel.format) == InputKind::kFloat && n_tokens > kFloatTile ? kGroupPanels : 1;
+}
+
+// Sums of n panels, one after the other.
+inline void group_sums(const Panel* panels, int n, int k, const LinearInput& input, const Worker& worker,
+                       int t, int n_tokens, float* sums) {
+  bool blocked = n_tokens > kFloatTile;
+  for (int i = 0; i < n; ++i) blocked &= input_of(panels[i].format) == InputKind::kFloat;
+  if (blocked) return float_sums(panels, n, k, Input(input, worker, k).x, worker.scratch, t, n_tokens, sums);
+  for (int i = 0; i < n; ++i)
+    panel_sums(panels[i], k, input, worker, t, n_tokens, sums + i * kTokenBlock * kPanelRows);
+}
+
 inline void write_rows(const float* sums, const Panel& panel, const Worker& worker, const Rows<float>& out,
                        int t, int n_tokens, bool add) {
   for (int i = 0; i < n_tokens; ++i) {
@@ -99,24 +97,28 @@ inline void write_rows(const float* sums, const Panel& panel, const Worker& work
   }
 }
 
-// Calls body(first token, tokens) for blocks that fit the tile of sums.
+// Calls body(first token, tokens) for blocks of equal length that fit the tile of sums.
 template <class Body>
 inline void for_token_blocks(int n_tokens, Body body) {
-  for (int t = 0; t < n_tokens; t += kTokenBlock)
-    body(t, n_tokens - t < kTokenBlock ? n_tokens - t : kTokenBlock);
+  const int n_blocks = (n_tokens + kTokenBlock - 1) / kTokenBlock;
+  const int n_each =
+      ((n_tokens + n_blocks - 1) / std::max(n_blocks, 1) + kTokenStep - 1) / kTokenStep * kTokenStep;
+  for (int t = 0; t < n_tokens; t += n_each) body(t, n_tokens - t < n_each ? n_tokens - t : n_each);
 }
 
 void linear(const LinearArgs& a, const Step& step, const Worker& worker, int begin, int end) {
   const PackedWeight& w = *a.weight;
   const int unit_panels = a.unit_rows / kPanelRows;
-  const int first = begin * unit_panels,
-            last = end * unit_panels < w.n_panels ? end * unit_panels : w.n_panels;
-  alignas(64) float sums[kTokenBlock * kPanelRows];
+  const int first = begin * unit_panels, last = std::min(end * unit_panels, w.n_panels);
+  float* sums = sums_of(worker);
   for_token_blocks(step.rows(a.out.kind), [&](int t, int n) {
-    for (int p = first; p < last; ++p) {
-      const Panel panel = panel_of(w, p);
-      panel_sums(panel, w.k, a.in, worker, t, n, sums);
-      write_rows(sums, panel, worker, a.out, t, n, a.add);
+    Panel panels[kGroupPanels];
+    for (int p = first, n_panels; p < last; p += n_panels) {
+      n_panels = std::min(group_of(panel_of(w, p), n), last - p);
+      for (int i = 0; i < n_panels; ++i) panels[i] = panel_of(w, p + i);
+      group_sums(panels, n_panels, w.k, a.in, worker, t, n, sums);
+      for (int i = 0; i < n_panels; ++i)
+        write_rows(sums + i * kTokenBlock * kPanelRows, panels[i], worker, a.out, t, n, a.add);
     }
   });
 }

@@ -39,6 +39,7 @@ struct Input {
         int8(in.int8 ? in.int8.row(worker, 0) : nullptr),
         int16(in.int16 ? in.int16.row(worker, 0) : nullptr),
         k(n) {}
+  explicit Input(const float* rows) : x(rows), int8(nullptr), int16(nullptr), k(0) {}
 };
 
 LANNER_INLINE float float_at(const uint8_t* p, int64_t i) {
@@ -48,8 +49,6 @@ LANNER_INLINE float float_at(const uint8_t* p, int64_t i) {
 }
 
 // --- float32, float16, bfloat16 ----------------------------------------------------------------------
-constexpr int kFloatTileK = 256;  // 16 KB unpacked, half of L1
-
 template <Format format>
 LANNER_INLINE F32 load_weights(const std::byte* p) {
   if constexpr (format == Format::F16)
@@ -60,7 +59,8 @@ LANNER_INLINE F32 load_weights(const std::byte* p) {
     return load(reinterpret_cast<const float*>(p));
 }
 
-template <Format format>
+// Rows of the input are `stride` floats apart, or in.k where that is 0.
+template <Format format, int stride = 0>
 struct FloatSource {
   static constexpr int kTile = kFloatTile;
   static constexpr int kBytes = record_of(format).n_bytes;
@@ -69,28 +69,14 @@ struct FloatSource {
 
   template <int n>
   LANNER_INLINE void dot(const Input& in, int t, F32 (&acc)[n]) const {
-    const float* x = in.x + t * in.k + k0;
+    const int64_t apart = stride ? stride : in.k;
+    const float* x = in.x + t * apart + k0;
     const std::byte* w = rows;
     for (int k = k0; k < k1; ++k, ++x, w += kBytes) {
       if constexpr (n == 1) prefetch(w + kPrefetchBytes);
       const F32 weights = load_weights<format>(w);
-      for (int i = 0; i < n; ++i) acc[i] = fma(weights, set1(x[i * in.k]), acc[i]);
+      for (int i = 0; i < n; ++i) acc[i] = fma(weights, set1(x[i * apart]), acc[i]);
     }
-  }
-};
-
-template <Format format>
-struct FloatFormat {
-  using Direct = FloatSource<format>;
-  using Unpacked = FloatSource<Format::F32>;
-  static constexpr int kTileK = kFloatTileK;
-
-  static Unpacked unpack(const std::byte* panel, int k0, int k1, std::byte* scratch) {
-    const std::byte* from = panel + static_cast<size_t>(k0) * Direct::kBytes;
-    if constexpr (format == Format::F32) return {from, k0, k1};
-    float* to = reinterpret_cast<float*>(scratch);
-    for (int k = k0; k < k1; ++k, from += Direct::kBytes, to += 16) store(to, load_weights<format>(from));
-    return {scratch, k0, k1};
   }
 };
 
@@ -219,6 +205,9 @@ struct CodeFormat {
   using Direct = CodeSource<PackedBlock<format>, kBits>;
   using Unpacked = CodeSource<UnpackedBlock, kBits>;
   static constexpr int kTileK = 512;  // 16 blocks of 640 bytes: a third of L1
+  static constexpr size_t bytes(int k) {
+    return static_cast<size_t>(k) / record_of(format).k * record_of(format).n_bytes;
+  }
 
   static Unpacked unpack(const std::byte* panel, int k0, int k1, std::byte* scratch) {
     for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {
@@ -309,6 +298,9 @@ struct WideFormat {
   using Direct = WideSource<PackedWide<format>>;
   using Unpacked = WideSource<UnpackedWide>;
   static constexpr int kTileK = 256;  // 8 blocks of 1088 bytes
+  static constexpr size_t bytes(int k) {
+    return static_cast<size_t>(k) / record_of(format).k * record_of(format).n_bytes;
+  }
 
   static Unpacked unpack(const std::byte* panel, int k0, int k1, std::byte* scratch) {
     for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {

@@ -314,7 +314,10 @@ inline WidePairs load_i8_pairs(const void* p) {
 }
 inline WidePairs load_i16_pairs(const void* p) {
   const __m256i* q = static_cast<const __m256i*>(p);
-  return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+  WidePairs w = {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+  in_order(w.lo,
+           w.hi);  // in registers: read anew for every product, they would be three loads where two can be
+  return w;
 }
 inline void store_i16_pairs(void* p, WidePairs w) {
   __m256i* q = static_cast<__m256i*>(p);
