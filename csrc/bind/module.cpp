@@ -20,13 +20,15 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+void check_bandwidth_probe(const char* op, int n_threads, size_t n_bytes, int n_runs) {
+  check(n_threads >= 1 && n_bytes >= 4096 && n_runs >= 1, op, ": n_threads, n_bytes and n_runs are ",
+        n_threads, ", ", n_bytes, ", ", n_runs, ", wanted at least 1, 4096 and 1");
+  check(n_threads <= kMaxThreads, op, ": n_threads is ", n_threads, ", wanted at most ", kMaxThreads);
+}
+
 // Bytes per second that n_threads read together from n_bytes of memory, best of `n_runs`.
 double probe_read_bandwidth(int n_threads, size_t n_bytes, int n_runs) {
-  check(n_threads >= 1 && n_bytes >= 4096 && n_runs >= 1,
-        "probe_read_bandwidth: n_threads, n_bytes and n_runs are ", n_threads, ", ", n_bytes, ", ", n_runs,
-        ", wanted at least 1, 4096 and 1");
-  check(n_threads <= kMaxThreads, "probe_read_bandwidth: n_threads is ", n_threads, ", wanted at most ",
-        kMaxThreads);
+  check_bandwidth_probe("probe_read_bandwidth", n_threads, n_bytes, n_runs);
   const size_t slice = std::max<size_t>(n_bytes / n_threads / 512, 1) * 512;
   Memory memory(slice * n_threads);
   memory.advise_huge();
@@ -40,6 +42,30 @@ double probe_read_bandwidth(int n_threads, size_t n_bytes, int n_runs) {
     });
     best = std::max(best, static_cast<double>(slice * n_threads) / seconds_since(start));
   }
+  return best;
+}
+
+// Bytes per second, those read and those written both counted, that n_threads copy together within n_bytes of
+// memory, half of it source; best of `n_runs`.
+double probe_copy_bandwidth(int n_threads, size_t n_bytes, int n_runs) {
+  check_bandwidth_probe("probe_copy_bandwidth", n_threads, n_bytes, n_runs);
+  const size_t slice = std::max<size_t>(n_bytes / 2 / n_threads / 256, 1) * 256, half = slice * n_threads;
+  Memory memory(2 * half);
+  memory.advise_huge();
+  Pool::get().run(n_threads, [&](int id) {
+    std::memset(memory.data() + slice * id, 1, slice);
+    std::memset(memory.data() + half + slice * id, 0, slice);
+  });
+  double best = 0;
+  for (int run = 0; run < n_runs; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    Pool::get().run(n_threads, [&](int id) {
+      cpu_table().probe_copy(memory.data() + slice * id, memory.data() + half + slice * id, slice);
+    });
+    best = std::max(best, static_cast<double>(2 * half) / seconds_since(start));
+  }
+  check(std::memcmp(memory.data(), memory.data() + half, half) == 0,
+        "probe_copy_bandwidth: the copy differs from its source");
   return best;
 }
 
@@ -83,6 +109,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("isa", [] { return cpu_table().name; });
   m.def("runnable_isas", &runnable_isas);
   m.def("probe_read_bandwidth", &probe_read_bandwidth, py::arg("n_threads"), py::arg("n_bytes"),
+        py::arg("n_runs") = 5, py::call_guard<py::gil_scoped_release>());
+  m.def("probe_copy_bandwidth", &probe_copy_bandwidth, py::arg("n_threads"), py::arg("n_bytes"),
         py::arg("n_runs") = 5, py::call_guard<py::gil_scoped_release>());
   m.def("probe_fma", &probe_fma, py::arg("n_threads"), py::arg("n_runs") = 5,
         py::call_guard<py::gil_scoped_release>());

@@ -44,6 +44,7 @@ const CpuTable table = {
     dequantize,
     quantize,
     probe_read,
+    probe_copy,
     probe_fma,
 };
 

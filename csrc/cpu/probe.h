@@ -1,4 +1,4 @@
-// The two limits of a machine that every measured number stands beside.
+// The three limits of a machine that every measured number stands beside.
 #pragma once
 
 #include "simd/vec.h"
@@ -16,6 +16,18 @@ float probe_read(const std::byte* data, size_t n_bytes) {
     c = max(c, load(p + i + 32)), d = max(d, load(p + i + 48));
   }
   return hmax(max(max(a, b), max(c, d)));
+}
+
+// Copies n_bytes (a multiple of 256) between addresses that are multiples of 64, past the caches as softmax
+// writes what it will not read again: on sets that have such stores, no line is read before it is written.
+void probe_copy(const std::byte* from, std::byte* to, size_t n_bytes) {
+  const float* p = reinterpret_cast<const float*>(from);
+  float* q = reinterpret_cast<float*>(to);
+  for (size_t i = 0; i + 64 <= n_bytes / 4; i += 64) {
+    prefetch(p + i + 512), prefetch(p + i + 528), prefetch(p + i + 544), prefetch(p + i + 560);
+    for (int k = 0; k < 64; k += 16) store_past_caches(q + i + k, load(p + i + k));
+  }
+  finish_stores();
 }
 
 // Multiply-adds done by n_rounds of independent fused multiply-adds in registers; enough chains to hide a

@@ -47,8 +47,10 @@ struct CpuTable {
   // quantize is false where a scale or minimum would be infinite or NaN.
   void (*dequantize)(Format format, const std::byte* data, int64_t n, float* out);
   bool (*quantize)(Format format, const float* x, int64_t n, std::byte* out);
-  // Sums n_bytes read once from memory; the multiply-adds of n_rounds register-only loops.
+  // Largest of n_bytes read once from memory; a copy of n_bytes; the multiply-adds of n_rounds register-only
+  // loops.
   float (*probe_read)(const std::byte* data, size_t n_bytes);
+  void (*probe_copy)(const std::byte* from, std::byte* to, size_t n_bytes);
   double (*probe_fma)(int64_t n_rounds);
 };
 
