@@ -70,7 +70,30 @@ def parser() -> argparse.ArgumentParser:
     command("list", "list the models of the catalogue")
     doctor = command("doctor", "describe this computer and measure its speed, once")
     doctor.add_argument("--refresh", action="store_true", help="measure again")
+    _add_bench_options(command("bench", "measure the kernels beside NumPy, PyTorch and the machine's limits"))
     return top
+
+
+def _add_bench_options(parser: argparse.ArgumentParser) -> None:
+    counts = _number(int, 1, 255, "a whole number from 1 to 255")
+    add = parser.add_argument
+    add("what", metavar="ops", choices=["ops"], help="ops: the operations of lanner.ops, on arrays")
+    add(
+        "--threads",
+        type=counts,
+        action="append",
+        metavar="N",
+        help="measure with N threads; may be repeated (default: 1, and what the machine grants)",
+    )
+    add(
+        "--filter",
+        action="append",
+        metavar="SUBSTRING",
+        help="only cases with it in their name; may be repeated",
+    )
+    add("--quick", action="store_true", help="few and short rounds: a first look")
+    add("--json", metavar="FILE", help="write every sample and what follows from it")
+    add("--plot", metavar="FILE", help="draw a roofline, such as roofline.png; needs matplotlib")
 
 
 def _add_generation_options(parser: argparse.ArgumentParser) -> None:

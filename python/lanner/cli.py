@@ -1,4 +1,4 @@
-"""The command line, `lanner`: run, chat, pull, info, list, doctor.
+"""The command line, `lanner`: run, chat, pull, info, list, doctor, bench.
 
 Results go to standard output and nothing else does; notes, statistics and errors go to standard error.
 Exit codes: 0; 1 error; 2 wrong command line; 130 Ctrl-C; 141 the reader of the output has left.
@@ -256,7 +256,21 @@ def _doctor(args: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"run": _run, "chat": _chat, "pull": _pull, "info": _info, "list": _list, "doctor": _doctor}
+def _bench(args: argparse.Namespace) -> int:
+    from lanner.bench.command import bench
+
+    return bench(args)
+
+
+_COMMANDS = {
+    "run": _run,
+    "chat": _chat,
+    "pull": _pull,
+    "info": _info,
+    "list": _list,
+    "doctor": _doctor,
+    "bench": _bench,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
