@@ -6,7 +6,7 @@ PIP := -m pip --disable-pip-version-check -q
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oracles test-isa bench bench-peers dev lint format wheel clean
+.PHONY: help demo test test-oracles test-isa bench bench-program bench-peers dev lint format wheel clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -20,7 +20,7 @@ $(1)/installed: $(SOURCES)
 endef
 $(eval $(call environment,.venv,.))
 $(eval $(call environment,.venv-test,".[test]"))
-$(eval $(call environment,.venv-bench,".[test]"))
+$(eval $(call environment,.venv-bench,".[test$(comma)plot]"))
 $(eval $(call environment,.venv-oracles,".[test$(comma)oracles]"))
 
 demo: .venv/installed  ## builds, fetches the default model, answers a prompt
@@ -36,8 +36,11 @@ test-isa: .venv-test/installed  ## the operations on every instruction set that 
 test-oracles: .venv-oracles/installed  ## compares with PyTorch and transformers
 	.venv-oracles/bin/python -m pytest -q -m oracle
 
-bench: .venv-bench/installed  ## microbenchmarks of the operations, beside the limits of the machine
-	.venv-bench/bin/python -m pytest bench/bench_ops.py --benchmark-enable --benchmark-only -q
+bench: .venv-bench/installed  ## microbenchmarks of lanner.ops, beside NumPy and the limits of the machine
+	.venv-bench/bin/python bench/run.py $(ARGS)
+
+bench-program: .venv-bench/installed  ## microbenchmarks of the operations inside a program
+	.venv-bench/bin/python bench/run.py --only bench_program.py $(ARGS)
 
 # The peer is compiled for this machine, as the fastest build of it is; takes about ten minutes once.
 .venv-peer/installed:

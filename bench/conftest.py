@@ -1,22 +1,47 @@
-"""Limits of this machine, measured once per session; every benchmark states its share of them."""
+"""Limits of this machine, measured in the session; every benchmark states its share of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from lanner import _core
-from lanner._threads import default_threads
+from lanner.bench import report
+from lanner.bench.measure import finish
+from lanner.bench.results import Run, as_json
+from ops_session import N_THREADS, OpsSession
 from rings import Limits
+
+RESULTS = Path(__file__).parent / "results"
+RUN = pytest.StashKey[Run]()
+
+
+@pytest.fixture(scope="session")
+def ops_session(request: pytest.FixtureRequest) -> Iterator[OpsSession]:
+    session = OpsSession()
+    yield session
+    if session.results:
+        session.limits.probe()
+        run = finish(session.limits, session.results, session.load, session.torch)
+        request.config.stash[RUN] = run
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"ops-{N_THREADS}.json").write_text(json.dumps(as_json([run]), indent=1) + "\n")
+
+
+@pytest.hookimpl(trylast=True)  # below the table of pytest-benchmark
+def pytest_terminal_summary(config: pytest.Config) -> None:
+    if RUN in config.stash:
+        report.show(config.stash[RUN], report.console())
 
 
 @pytest.fixture(scope="session")
 def limits() -> Limits:
-    n_threads = default_threads()[0]
     return Limits(
-        n_threads, _core.probe_read_bandwidth(n_threads, 1 << 28, n_runs=20), _core.probe_fma(n_threads)
+        N_THREADS, _core.probe_read_bandwidth(N_THREADS, 1 << 28, n_runs=20), _core.probe_fma(N_THREADS)
     )
 
 
