@@ -18,9 +18,6 @@ LENGTHS = (*range(1, 33), 61, 257, 576, 640, 896, 1536, 2048, 4095, 4096, 4097, 
 
 ROW_CASES = [RowsCase(5 if cols < 2048 else 2, cols) for cols in LENGTHS]
 
-BENCH_SOFTMAX = [RowsCase(4096, 4096), RowsCase(1, 262144), RowsCase(64, 49152)]
-"""Many rows, one row that threads share, and the logits of a batch."""
-
 
 @dataclass(frozen=True)
 class Oracle:

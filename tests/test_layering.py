@@ -77,6 +77,15 @@ def test_engine_layers_import_downwards() -> None:
         assert not imports_of(PYTHON / f"{name}.py") & ENGINE_SIDE, name
 
 
+def test_the_bench_stands_beside_the_package() -> None:
+    """It uses operations; nothing but the command line, when asked, loads it."""
+    for path in sources(PYTHON / "bench", "*.py"):
+        assert not imports_of(path) & ENGINE_SIDE, path
+    for path in sources(PYTHON, "*.py"):
+        if path.parent.name != "bench" and path.name != "cli.py":
+            assert not any(name.split(".")[0] == "bench" for name in imports_of(path)), path
+
+
 @pytest.mark.parametrize(
     ("folder", "patterns", "limit"),
     [(CSRC, ("*.h", "*.cpp", "*.cuh", "*.cu"), 400), (PYTHON, ("*.py", "*.pyx"), 300)],

@@ -79,7 +79,10 @@ def run_worker(
     ) as child:
         assert child.stdout is not None
         try:
-            for line in map(json.loads, child.stdout):
+            for text in child.stdout:
+                if not text.startswith("{"):  # an import that talks
+                    continue
+                line = json.loads(text)
                 if "error" in line:
                     raise WorkerError(line["error"])
                 if "run" in line:
