@@ -190,7 +190,7 @@ def test_share_and_goals() -> None:
     r = result(square, ours=[1e-9], torch=[0.9e-9])  # 1000 multiply-adds in 1 ns are all of 1e12 per second
     assert math.isclose(r.share, 1.0)
     assert r.reached == {"limit": r.share, "torch": pytest.approx(0.9)}
-    assert report.missed(r) == ["0.90x of 1x torch"]
+    assert report.missed(r) == ["torch 0.90 of 1"]
     row = rows("softmax", 1, 1000)
     assert math.isclose(result(row, ours=[16e-9]).share, 8000 / 16e-9 / 1e12)
 

@@ -14,6 +14,9 @@ N_DIRECTIONS = 16
 DISTANCES = (10, 14, 20, 28, 38, 50, 64, 80, 100, 125, 155, 190)
 """Points (1/72 inch) from a mark to the nearest edge of its label; the nearest that is free is taken."""
 
+CLEAR_OF_MARK = 7
+"""Points that a label keeps from the centre of its mark, whose radius is about half of that."""
+
 LEADER_FROM = 16
 """Points from which on a thin line joins label and mark."""
 
@@ -165,7 +168,9 @@ def _spots(point: npt.NDArray[Any], size: Any, pixels: float) -> list[Spot]:
             cx = x + math.cos(angle) * (distance * pixels + size.width / 2)
             cy = y + math.sin(angle) * (distance * pixels + size.height / 2)
             box = Box(cx - size.width / 2, cy - size.height / 2, cx + size.width / 2, cy + size.height / 2)
-            found.append(Spot(box, (x, y), distance))
+            spot = Spot(box, (x, y), distance)
+            if math.dist(spot.edge, spot.point) > CLEAR_OF_MARK * pixels:
+                found.append(spot)
     return found
 
 

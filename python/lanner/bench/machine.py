@@ -46,8 +46,8 @@ class Limits:
         self.n_threads = n_threads
         self.probes: dict[Limit, list[float]] = {"read": [], "copy": [], "fma": []}
         _, available = memory_bytes() or (0, 1 << 30)
-        # Eight times the last cache, at most a sixteenth of which can be served from it while data streams
-        # through; 256 MiB do where a virtual machine names a cache that it shares.
+        # Eight times the last cache, so that at most an eighth is found there; 256 MiB do where a virtual
+        # machine names a cache that it shares.
         wanted = min(max(8 * last_level_cache_bytes(), 64 << 20), 256 << 20)
         self._n_bytes = max(16 << 20, min(64 << 20 if quick else wanted, available // 4))
         self._n_runs = 2 if quick else 5

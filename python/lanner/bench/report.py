@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-PLAIN_WIDTH = 160
+PLAIN_WIDTH = 140
 """Columns where the output is no terminal and nothing would wrap it."""
+
+N_REASONS = 12
+"""Disturbed cases whose reasons are told below a table."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -41,17 +44,13 @@ def rate(result: Result) -> str:
 
 
 def missed(result: Result) -> list[str]:
-    """Goals that were not reached, as `0.72 of 0.85`."""
+    """Goals that were not reached: the peer or limit, what was reached and what was wanted."""
     texts = []
-    for goal, reached in result.reached.items():
-        wanted = result.case["goals"][goal]
+    for name, reached in result.reached.items():
+        wanted = result.case["goals"][name]
         if reached < wanted:
-            shown = (
-                f"{reached:.0%} of {wanted:.0%}"
-                if goal == "limit"
-                else f"{reached:.2f}x of {wanted:g}x {goal}"
-            )
-            texts.append(shown)
+            both = f"{reached:.0%} of {wanted:.0%}" if name == "limit" else f"{reached:.2f} of {wanted:g}"
+            texts.append(f"{name} {both}")
     return texts
 
 
@@ -78,8 +77,7 @@ def table(results: Iterable[Result], peers: Sequence[str]) -> Table:
     made.add_column("operation", no_wrap=True)
     for title in ("median", "rate", "of limit", *(f"vs {name}" for name in peers)):
         made.add_column(title, justify="right", no_wrap=True)
-    made.add_column("goal", no_wrap=True)
-    made.add_column("", no_wrap=True)
+    made.add_column("goals")  # the one that may be broken into lines
     last = None
     for result in results:
         if last not in (None, result.case["op"]):
@@ -87,12 +85,13 @@ def table(results: Iterable[Result], peers: Sequence[str]) -> Table:
         last = result.case["op"]
         made.add_row(
             result.name,
-            duration(result.seconds()),
+            Text(
+                duration(result.seconds()) + (" ~" if result.noise else "  "), "yellow" * bool(result.noise)
+            ),
             rate(result),
             share(result),
             *(ratio(result, peer) for peer in peers),
             goal(result),
-            Text("noisy", style="yellow") if result.noise else Text(),
         )
     return made
 
@@ -102,7 +101,7 @@ def share(result: Result) -> Text:
     from rich.text import Text
 
     in_cache = result.fits_cache and result.case["limit"] != "fma"
-    return Text(f"{result.share:.0%}{' (cache)' * in_cache}", style="dim" if in_cache else "")
+    return Text(f"{result.share:.0%}{'*' if in_cache else ' '}", style="dim" if in_cache else "")
 
 
 def ratio(result: Result, peer: str) -> Text:
@@ -134,6 +133,7 @@ def show(run: Run, to: Console) -> None:
         to.print(Text(line), soft_wrap=True)
     to.print()
     to.print(table(run.results, peers))
+    to.print(Text("* fits a cache, for which memory is no limit; ~ disturbed", "dim"), soft_wrap=True)
     warn(run, to)
 
 
@@ -146,6 +146,8 @@ def warn(run: Run, to: Console) -> None:
     to.print(Text("NOISY MACHINE: these figures are not to be trusted", style="bold yellow"), soft_wrap=True)
     for line in run.noise:
         to.print(Text(f"  {line}", style="yellow"), soft_wrap=True)
-    for result in run.results:
-        if result.noise:
-            to.print(Text(f"  {result.name}: {'; '.join(result.noise)}", style="dim"), soft_wrap=True)
+    noisy = [result for result in run.results if result.noise]
+    for result in noisy[:N_REASONS]:
+        to.print(Text(f"  {result.name}: {'; '.join(result.noise)}", style="dim"), soft_wrap=True)
+    if len(noisy) > N_REASONS:
+        to.print(Text(f"  and {len(noisy) - N_REASONS} more, which --json names", style="dim"))
