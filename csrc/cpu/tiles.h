@@ -11,7 +11,7 @@ namespace {
 // Sums of one panel and a block of tokens, [token][16]: 9 KB stays in L1 beside the unpacked panel. A
 // multiple of the tokens of every tile, so that a full block has no narrow one.
 constexpr int kTokenBlock = 144;
-constexpr int kTokenStep = 12;
+constexpr int kTokenStep = 24;
 static_assert(kTokenBlock % kTokenStep == 0 && kTokenStep % kFloatTile == 0 && kTokenStep % kQuantTile == 0);
 
 template <class Source, int n>
