@@ -43,7 +43,7 @@ std::byte* scratch_of(int n_threads) {
 template <class Item>
 void share(int n_threads, int64_t n_items, std::byte* scratch, Item item) {
   std::atomic<int64_t> next{0};
-  Pool::get().run(n_threads, [&](int id) {
+  Pool::get().offer(n_threads, [&](int id) {
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n_items;)
       item(i, scratch + kScratchBytes * static_cast<size_t>(id));
   });

@@ -51,7 +51,7 @@ void split(int n_threads, Shape s, Task task) {
   const int64_t n_items = (s.rows + per_item - 1) / per_item;
   n_threads = static_cast<int>(std::min<int64_t>(n_threads, n_items));
   std::atomic<int64_t> next{0};
-  Pool::get().run(n_threads, [&](int worker) {
+  Pool::get().offer(n_threads, [&](int worker) {
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n_items;)
       task(worker, i * per_item, std::min(s.rows, (i + 1) * per_item));
   });
@@ -124,7 +124,7 @@ void softmax_by_chunks(const SoftmaxRow& first, Shape s, int n_threads) {
   const int64_t n = scratch.n_sums, n_items = (n + kPerItem - 1) / kPerItem;
   const std::unique_ptr<Phase[]> phases(new Phase[static_cast<size_t>(3 * s.rows)]);
   ChunkSum merged;
-  Pool::get().run(n_threads, [&](int) {
+  Pool::get().offer(n_threads, [&](int) {
     for (int64_t r = 0; r < s.rows; ++r) {
       SoftmaxRow row = first;
       row.x += r * s.n, row.out += r * s.n, row.sums = scratch.sums.get();

@@ -9,11 +9,12 @@ namespace lanner {
 
 // State that workers poll. It is never freed: detached workers may look at it while the process exits.
 struct Pool::Shared {
-  // Low byte: threads of the task, worker 0 included; above it a count of tasks. One word, so that a worker
-  // left out of a task cannot mistake the size of the next one for it.
-  alignas(64) std::atomic<uint32_t> generation{0};
+  // Bit 0 to 14: workers inside the task; bit 15: whether more may enter; from 16 threads of the task, worker
+  // 0 included; from 32 the count of tasks. One word, so that who enters knows which task it is.
+  alignas(64) std::atomic<uint64_t> door{0};
+  alignas(64) std::atomic<uint32_t> generation{0};  // the count of tasks, to sleep on
   const std::function<void(int)>* task = nullptr;
-  alignas(64) std::atomic<int> n_running{0};  // workers that have not finished the task
+  alignas(64) std::atomic<int> n_done{0};  // workers that have finished the task
 };
 
 namespace {
@@ -33,6 +34,30 @@ void wait_for_change(std::atomic<uint32_t>& value, uint32_t seen) {
     std::this_thread::yield();
   }
   value.wait(seen, std::memory_order_acquire);
+}
+
+constexpr uint64_t kOpen = 1 << 15, kInside = kOpen - 1;
+
+uint32_t task_of(uint64_t door) { return static_cast<uint32_t>(door >> 32); }
+int threads_of(uint64_t door) { return static_cast<int>(door >> 16 & 0xffff); }
+
+// Joins the task behind the door unless that is closed, has no place for `id`, or is the one last seen.
+bool enter(std::atomic<uint64_t>& door, int id, uint32_t& seen) {
+  uint64_t state = door.load(std::memory_order_acquire);
+  const auto may = [&] { return (state & kOpen) && task_of(state) != seen && id < threads_of(state); };
+  while (may())
+    if (door.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {
+      seen = task_of(state);
+      return true;
+    }
+  seen = task_of(state);
+  return false;
+}
+
+// The others arrive within microseconds, unless one has lost its processor.
+template <class Done>
+void wait_until(Done done) {
+  for (int spins = 0; !done(); ++spins) spins < kPauses ? pause_cpu() : std::this_thread::yield();
 }
 
 // Set in a forked child: its copy of the pool has no threads behind it.
@@ -63,34 +88,55 @@ void Pool::grow(int n_workers) {
     std::thread([shared = shared_, id, seen = shared_->generation.load()]() mutable {
       for (;;) {
         wait_for_change(shared->generation, seen);
-        seen = shared->generation.load(std::memory_order_acquire);
-        if (id >= static_cast<int>(seen & 255)) continue;
+        if (!enter(shared->door, id, seen)) continue;
         (*shared->task)(id);
-        shared->n_running.fetch_sub(1, std::memory_order_release);
+        shared->n_done.fetch_add(1, std::memory_order_release);
+        shared->door.fetch_sub(1, std::memory_order_release);
       }
     }).detach();
     ++n_workers_;  // only now: a thread that the system refused must not be waited for
   }
 }
 
+void Pool::start(int n_threads, const std::function<void(int)>& task) {
+  grow(n_threads - 1);
+  const uint32_t generation = shared_->generation.load(std::memory_order_relaxed) + 1;
+  shared_->task = &task;
+  shared_->n_done.store(0, std::memory_order_relaxed);
+  shared_->door.store(uint64_t{generation} << 32 | static_cast<uint64_t>(n_threads) << 16 | kOpen,
+                      std::memory_order_release);
+  shared_->generation.store(generation, std::memory_order_release);
+  shared_->generation.notify_all();
+}
+
+// Closes the door and waits for those inside.
+void Pool::finish() {
+  shared_->door.fetch_and(~kOpen, std::memory_order_acq_rel);
+  wait_until([this] { return (shared_->door.load(std::memory_order_acquire) & kInside) == 0; });
+}
+
 void Pool::run(int n_threads, const std::function<void(int)>& task) {
   n_threads = std::min(n_threads, kMaxThreads);
   if (n_threads <= 1) return task(0);
   std::lock_guard lock(turn_);
-  grow(n_threads - 1);
-  shared_->task = &task;
-  shared_->n_running.store(n_threads - 1, std::memory_order_relaxed);
-  const uint32_t count = shared_->generation.load(std::memory_order_relaxed) >> 8;
-  shared_->generation.store((count + 1) << 8 | static_cast<uint32_t>(n_threads), std::memory_order_release);
-  shared_->generation.notify_all();
+  start(n_threads, task);
   task(0);
-  for (int spins = 0; shared_->n_running.load(std::memory_order_acquire) != 0; ++spins)
-    spins < kPauses ? pause_cpu() : std::this_thread::yield();
+  wait_until([&] { return shared_->n_done.load(std::memory_order_acquire) == n_threads - 1; });
+  finish();
+}
+
+void Pool::offer(int n_threads, const std::function<void(int)>& task) {
+  n_threads = std::min(n_threads, kMaxThreads);
+  if (n_threads <= 1) return task(0);
+  std::lock_guard lock(turn_);
+  start(n_threads, task);
+  task(0);
+  finish();
 }
 
 void Pool::for_each(int n_threads, int64_t n_items, const std::function<void(int64_t)>& item) {
   std::atomic<int64_t> next{0};
-  run(n_threads, [&](int) {
+  offer(n_threads, [&](int) {
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n_items;) item(i);
   });
 }

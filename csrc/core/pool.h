@@ -14,7 +14,7 @@
 
 namespace lanner {
 
-inline constexpr int kMaxThreads = 255;  // a task's count and its size share one 32-bit word
+inline constexpr int kMaxThreads = 255;  // more than share a memory bus; the door counts to 32767
 
 // Tells the core that this is a wait, without giving up the time slice.
 inline void pause_cpu() {
@@ -65,9 +65,14 @@ class Pool {
   // The pool of this process; a forked child gets a new one.
   static Pool& get();
 
-  // Calls task(worker) for worker 0 .. n_threads-1 and returns when all have returned. Worker 0 is the
-  // caller. Callers take turns. A task must not throw.
+  // Calls task(worker) for worker 0 .. n_threads-1 and returns when all have returned: they may wait for each
+  // other inside. Worker 0 is the caller. Callers take turns. A task must not throw.
   void run(int n_threads, const std::function<void(int)>& task);
+
+  // The same for work that the threads take from a common store until none is left: returns when the caller
+  // and those who came have returned. A worker that wakes up later finds the door closed; nobody waits for
+  // it.
+  void offer(int n_threads, const std::function<void(int)>& task);
 
   // For independent items: the threads take them in order until none is left.
   void for_each(int n_threads, int64_t n_items, const std::function<void(int64_t)>& item);
@@ -77,6 +82,8 @@ class Pool {
 
   Pool() = default;
   void grow(int n_workers);
+  void start(int n_threads, const std::function<void(int)>& task);
+  void finish();
 
   std::mutex turn_;                 // one task at a time
   std::shared_ptr<Shared> shared_;  // outlives the pool in workers that sleep at exit
