@@ -24,10 +24,11 @@ TAIL = 1.25
 FALLEN = 0.87
 """Share of the best probe of a limit that the probe beside a case must reach."""
 
-SETTLED_S = 0.002
-"""How long this process must have been at rest before a turn."""
+SETTLED_S = 0.012
+"""How long this process must have been at rest before a turn: longer than a tick of the kernel (10 ms at most), at
+which the time of a thread that runs all along is counted."""
 
-PATIENCE_S = 0.1
+PATIENCE_S = 0.2
 """The longest wait for that. OpenBLAS's threads look for work for 30 ms after a product, OpenMP's for 5."""
 
 
