@@ -48,7 +48,10 @@ inline float sum_exp(const float* x, float m, float* kept, int n) {
   };
   int i = 0;
   for (; i + 64 <= n; i += 64)
-    for (int k = 0; k < 4; ++k) sum[k] = sum[k] + full(i + 16 * k);
+    for (int k = 0; k < 4; ++k) {
+      prefetch_far(x + i + 16 * k + kSoftmaxChunk);  // what the next pass over a maximum reads
+      sum[k] = sum[k] + full(i + 16 * k);
+    }
   for (; i + 16 <= n; i += 16) sum[0] = sum[0] + full(i);
   if (i < n) {
     const F32 e = keep_first(exp_of_nonpositive(load_n(x + i, n - i) - shift), n - i, zero());
