@@ -7,9 +7,9 @@ namespace lanner::LANNER_ISA_NS {
 namespace {
 
 // --- one strip -----------------------------------------------------------------------------------------
-// Scores, weights and mix of rows whose scores stay in L1 from one to the next. `mixable`: 0 * v is 0.
-inline void attend_rows(const ArrayStrip& s, int tile, int n, bool mixable) {
-  score_tile(s, n);
+// Scores and weights of rows whose scores stay in L1 from here to the mix.
+inline void weigh(const ArrayStrip& s, int tile, int n, NextTile& next) {
+  score_tile(s, n, next);
   if (s.a.softcap > 0 || s.a.mask_kind == MaskKind::kAdditive || s.a.weights)
     for (int r = 0; r < s.n_rows; ++r)
       if (s.seen[r]) adjust_scores(s, r, tile, n);
@@ -19,35 +19,28 @@ inline void attend_rows(const ArrayStrip& s, int tile, int n, bool mixable) {
     soften(s, [&](int r, int i, F32 x) LANNER_INLINE_LAMBDA {
       return keep_lanes(x, s.seen[r] >> 16 * i & 0xffff, set1(-__builtin_inff()));
     });
-  mixable ? mix_span(s, s.values) : mix_seen(s, s.values, tile);
-}
-
-// Calls memory for keys and values of positions begin to end - 1, or as many as there are.
-template <Format format>
-void prefetch_positions(const ArrayStrip& s, int begin, int end) {
-  end = end < s.end_seen() ? end : s.end_seen();
-  for (int j = begin; j < end; ++j) {
-    for (int d = 0; d < s.dim; d += 64 / info(format).bytes) prefetch_far(s.key(j) + d * info(format).bytes);
-    for (int d = 0; d < s.a.value_dim; d += 64 / info(format).bytes)
-      prefetch_far(s.value(j) + d * info(format).bytes);
-  }
 }
 
 template <Format format>
 void attend_tile(const ArrayStrip& s, int tile, int n) {
   const uint64_t any = look(s, tile, n);
   if (!any) return;
-  load_tile_keys<format>(s, tile, n, any);
-  copy_values<format>(s.value(tile), s.a.v.row, n, s.a.value_dim, s.values);
   const bool whole = s.a.mask_kind != MaskKind::kAdditive && all_see(s, bit_range(0, n));
-  const bool mixable = whole || is_finite(s.values, n, s.value_dim);
-  const int n_parts = (s.n_rows + kStripRows - 1) / kStripRows, n_ahead = kTilePositions / n_parts;
-  for (int i = 0; i < n_parts; ++i) {
-    // Parts share the next tile: memory has the time of a part for a part of it.
-    const int ahead = tile + kTilePositions + i * n_ahead;
-    prefetch_positions<format>(s, ahead, ahead + n_ahead);
-    const int r = i * kStripRows;
-    attend_rows(s.part(r, s.n_rows - r < kStripRows ? s.n_rows - r : kStripRows), tile, n, mixable);
+  const int n_parts = (s.n_rows + kStripRows - 1) / kStripRows;
+  NextTile next(s, tile,
+                kTilePositions / 16 + n_parts * (kTilePositions + s.value_dim) / (16 * kFloatVectors));
+  load_tile_keys<format>(s, tile, n, any, next);
+  if (whole && s.n_rows <= kFloatTile && s.a.value_dim == s.value_dim) {
+    weigh(s, tile, n, next);
+    mix_in_place<format>(s, tile, n, next);
+    return;
+  }
+  copy_values<format>(s.value(tile), s.a.v.row, n, s.a.value_dim, s.values);
+  const bool mixable = whole || is_finite(s.values, n, s.value_dim);  // 0 * v is 0
+  for (int r = 0; r < s.n_rows; r += kStripRows) {
+    const ArrayStrip part = s.part(r, std::min(kStripRows, s.n_rows - r));
+    weigh(part, tile, n, next);
+    mixable ? mix_span(part, next) : mix_seen(part, part.values, tile);
   }
 }
 

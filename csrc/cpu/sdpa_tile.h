@@ -2,6 +2,8 @@
 // column panel, so that the kernels of the paged cache serve both.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/attention_strip.h"
 #include "ops/sdpa.h"
 
@@ -110,6 +112,30 @@ inline bool is_finite(const float* values, int n, int value_dim) {
   return hsum(sum) == 0;
 }
 
+// Calls memory for the keys and values of the tile after this one, a share at every step, so that it works
+// while this one computes. Past the last position that the strip sees there is nothing to call for.
+class NextTile {
+ public:
+  NextTile(const ArrayStrip& s, int tile, int n_steps)
+      : s_(s),
+        position_(tile + kTilePositions),
+        end_(std::min(tile + 2 * kTilePositions, s.end_seen())),
+        key_bytes_(s.dim * int{info(s.a.format).bytes}),
+        value_bytes_(static_cast<int>(s.a.value_dim) * int{info(s.a.format).bytes}),
+        n_positions_((kTilePositions + n_steps - 1) / n_steps) {}
+
+  void step() {
+    for (int i = 0; i < n_positions_ && position_ < end_; ++i, ++position_) {
+      for (int at = 0; at < key_bytes_; at += 64) prefetch_far(s_.key(position_) + at);
+      for (int at = 0; at < value_bytes_; at += 64) prefetch_far(s_.value(position_) + at);
+    }
+  }
+
+ private:
+  const ArrayStrip& s_;
+  int position_, end_, key_bytes_, value_bytes_, n_positions_;
+};
+
 // --- what a row sees -----------------------------------------------------------------------------------
 // Bits first <= j < end of 64; either may lie outside.
 inline uint64_t bit_range(int64_t first, int64_t end) {
@@ -177,19 +203,19 @@ void score_seen(const ArrayStrip& s, int block, const float* keys) {
 
 // Keys of the blocks of a tile that any row sees, into s.keys.
 template <Format format>
-void load_tile_keys(const ArrayStrip& s, int tile, int n, uint64_t any) {
-  for (int j = 0; j < n; j += 16)
+void load_tile_keys(const ArrayStrip& s, int tile, int n, uint64_t any, NextTile& next) {
+  for (int j = 0; j < n; j += 16, next.step())
     if (any >> j & 0xffff)
       load_keys<format>(s.key(tile + j), s.a.k.row, n - j < 16 ? n - j : 16, s.dim,
                         s.keys + j / 16 * s.key_block_floats());
 }
 
-inline void score_tile(const ArrayStrip& s, int n) {
+inline void score_tile(const ArrayStrip& s, int n, NextTile& next) {
   int block = 0;
   const auto keys = [&] { return s.keys + block * s.key_block_floats(); };
-  for (; 16 * (block + kFloatVectors) < n + 16; block += kFloatVectors)
+  for (; 16 * (block + kFloatVectors) < n + 16; block += kFloatVectors, next.step())
     score_seen<kFloatVectors>(s, block, keys());
-  for (; 16 * block < n; ++block) score_seen<1>(s, block, keys());
+  for (; 16 * block < n; ++block, next.step()) score_seen<1>(s, block, keys());
 }
 
 // n <= 64 values of the additive mask from position j on, padded with zeros.
@@ -239,11 +265,21 @@ void mix_panels(const ArrayStrip& s, const float* values, int d) {
   });
 }
 
-inline void mix_span(const ArrayStrip& s, const float* values) {
+inline void mix_span(const ArrayStrip& s, NextTile& next) {
   int d = 0;
-  for (; d + 16 * kFloatVectors <= s.value_dim; d += 16 * kFloatVectors)
-    mix_panels<kFloatVectors>(s, values, d);
-  for (; d < s.value_dim; d += 16) mix_panels<1>(s, values, d);
+  for (; d + 16 * kFloatVectors <= s.value_dim; d += 16 * kFloatVectors, next.step())
+    mix_panels<kFloatVectors>(s, s.values, d);
+  for (; d < s.value_dim; d += 16, next.step()) mix_panels<1>(s, s.values, d);
+}
+
+// The n positions of a tile that all rows see, from where V lies: few rows do not pay for a copy.
+template <Format format>
+void mix_in_place(const ArrayStrip& s, int tile, int n, NextTile& next) {
+  for (int d = 0; d < s.value_dim; d += 16, next.step())
+    for_row_groups(s.n_rows, [&](auto n_rows, int r) LANNER_INLINE_LAMBDA {
+      mix_rows<format, n_rows>(s.p + r * kTilePositions, s.value(tile) + d * info(format).bytes, s.a.v.row, n,
+                               s.value_dim, s.chunk.out + r * s.value_dim + d, s.factors + r);
+    });
 }
 
 // Position by position, nothing but what each row sees: 0 * v is not 0.
