@@ -35,12 +35,12 @@ def run_linear(measure: Measure, limits: Limits, shape: tuple[int, int], fmt: st
     n, k = shape
     weights = packed(fmt, n, k, 1, limits.n_threads)
     # From 33 tokens on, arithmetic is the limit, not memory: one copy is enough.
-    weights += packed(fmt, n, k, n_copies(weights[0].n_bytes) - 1 if n_tokens < 33 else 0, limits.n_threads)
+    weights += packed(fmt, n, k, n_copies(weights[0].nbytes) - 1 if n_tokens < 33 else 0, limits.n_threads)
     values = matmul_input(weights[0], activations(n_tokens, k)) | {"out": np.zeros((n_tokens, n), np.float32)}
     calls = [{"weight": weight} for weight in weights]
     measure(
         ring("linear", one_sequence(n_tokens, n_tokens), limits.n_threads, values, calls),
-        n_bytes=sum(weight.n_bytes for weight in weights) if n_tokens < 33 else 0,
+        n_bytes=sum(weight.nbytes for weight in weights) if n_tokens < 33 else 0,
         n_macs=n * k * n_tokens * len(weights),
     )
 

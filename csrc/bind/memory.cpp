@@ -1,4 +1,5 @@
 // Packed weights, the KV cache and the arrays of a step.
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <limits>
@@ -95,6 +96,17 @@ std::shared_ptr<PackedWeight> pack_tensors(const std::shared_ptr<Gguf>& gguf,
   return pack(sources, n_threads, std::move(arena), &gguf->file());
 }
 
+// Each name once, in the order of the segments: "q4_1", or "q4_1+q8_0" of a fused weight.
+std::string format_of(const PackedWeight& w) {
+  std::vector<std::string> names;
+  for (const Segment& s : w.segments)
+    if (std::find(names.begin(), names.end(), info(s.format).name) == names.end())
+      names.emplace_back(info(s.format).name);
+  std::string joined;
+  for (const std::string& name : names) joined += (joined.empty() ? "" : "+") + name;
+  return joined;
+}
+
 py::array_t<float> unpack(const PackedWeight& w) {
   py::array_t<float> out({w.n, w.k});
   float* to = out.mutable_data();
@@ -165,18 +177,30 @@ Step StepBuffers::view() const {
 void bind_memory(py::module_& m) {
   py::class_<Arena, std::shared_ptr<Arena>>(m, "Arena").def(py::init<size_t>(), py::arg("n_bytes"));
 
-  py::class_<PackedWeight, std::shared_ptr<PackedWeight>>(m, "Packed")
+  py::class_<PackedWeight, std::shared_ptr<PackedWeight>>(
+      m, "Packed",
+      "A weight (N, K) in panels of 16 rows, as the kernels of matmul read it. lanner.ops.pack makes one of "
+      "an\n"
+      "array. It never changes, so any number of threads may use it at once.")
       .def(py::init(&pack_arrays), py::arg("sources"), py::kw_only(), py::arg("n_threads") = 1)
       .def_static("from_gguf", &pack_tensors, py::arg("gguf"), py::arg("tensors"), py::kw_only(),
                   py::arg("n_threads") = 1, py::arg("arena") = nullptr)
-      .def_property_readonly("shape", [](const PackedWeight& w) { return py::make_tuple(w.n, w.k); })
-      .def_readonly("n_bytes", &PackedWeight::n_bytes)
-      .def_property_readonly("formats",
-                             [](const PackedWeight& w) {
-                               std::vector<std::string> names;
-                               for (const Segment& s : w.segments) names.emplace_back(info(s.format).name);
-                               return names;
-                             })
+      .def_property_readonly(
+          "shape", [](const PackedWeight& w) { return py::make_tuple(w.n, w.k); },
+          "(N, K): outputs and inputs of a matmul.")
+      .def_property_readonly(
+          "nbytes", [](const PackedWeight& w) { return w.n_bytes; },
+          "Bytes of the panels, the padding of the last one included.")
+      .def_property_readonly("format", &format_of,
+                             "Name of the format, such as 'q4_0'; names joined by + where several are fused.")
+      .def_property_readonly(
+          "formats",
+          [](const PackedWeight& w) {
+            std::vector<std::string> names;
+            for (const Segment& s : w.segments) names.emplace_back(info(s.format).name);
+            return names;
+          },
+          "The format of each fused weight.")
       .def_property_readonly("inputs",
                              [](const PackedWeight& w) {
                                constexpr const char* kNames[] = {"float", "int8", "int16"};
@@ -191,7 +215,11 @@ void bind_memory(py::module_& m) {
                                for (const Segment& s : w.segments) rows.push_back(s.n_rows);
                                return rows;
                              })
-      .def("unpack", &unpack);
+      .def("unpack", &unpack, "The float32 weights (N, K), bit for bit what dequantizing their source gives.")
+      .def("__repr__", [](const PackedWeight& w) {
+        return cat("Packed(shape=(", w.n, ", ", w.k, "), format='", format_of(w), "', nbytes=", w.n_bytes,
+                   ")");
+      });
 
   py::class_<KvCache, std::shared_ptr<KvCache>>(m, "KvCache")
       .def(py::init([](const std::string& format, int32_t layers, int32_t pages, int32_t heads, int32_t dim) {

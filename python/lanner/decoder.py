@@ -104,12 +104,12 @@ class Decoder:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights, as packed."""
-        return sum({id(w): w.n_bytes for w in self._packed()}.values())
+        return sum({id(w): w.nbytes for w in self._packed()}.values())
 
     @property
     def weight_bytes_per_token(self) -> int:
         """Bytes of weights that one decode step reads: all but the embedding, of which it reads a row."""
-        return sum({id(w): w.n_bytes for w in self._packed(skip="embed")}.values())
+        return sum({id(w): w.nbytes for w in self._packed(skip="embed")}.values())
 
     def _packed(self, skip: str = "") -> list[_core.Packed]:
         return [

@@ -119,7 +119,7 @@ def _describe(i: Instruction) -> str:
             rows = "T" if value.kind == "tokens" else "R"
             parts.append(f"{key}=({rows}, {value.cols}) {value.place.dtype}")
         elif isinstance(value, _core.Packed):
-            parts.append(f"{key}={value.shape} {'+'.join(dict.fromkeys(value.formats))}")
+            parts.append(f"{key}={value.shape} {value.format}")
         elif isinstance(value, (int, float, bool)):
             parts.append(f"{key}={value}")
     return " ".join(parts)

@@ -85,7 +85,7 @@ def test_fused_weight_keeps_the_formats(n_threads: int) -> None:
     assert weight.formats == ["q4_1", "q8_0", "f16", "q5_0"]
     assert weight.inputs == ["int8", "int16", "float", "int8"]
     assert weight.segment_rows == [40, 20, 20, 1]
-    assert weight.n_bytes == 3 * (3 * 320 + 2 * 544 + 352) + 2 * 96 * 32
+    assert weight.nbytes == 3 * (3 * 320 + 2 * 544 + 352) + 2 * 96 * 32
 
 
 def test_slices_of_many_threads() -> None:
