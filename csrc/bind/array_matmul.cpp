@@ -1,6 +1,7 @@
 // Matmul on arrays: the kernels of `linear` (csrc/ops/linear.h) over a weight that is packed, or that is
 // packed a few columns at a time while it is used.
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "bind/array.h"
@@ -15,6 +16,7 @@ namespace lanner {
 namespace {
 
 using FloatMatrix = py::array_t<float, py::array::c_style>;
+using FloatVector = FloatMatrix;
 
 // Panels that a thread takes at a time. At least four: their 64 outputs of a row are four cache lines. At
 // most sixteen: so many share a copied block of the input (cpu/float_block.h).
@@ -40,9 +42,15 @@ Rows<uint8_t> rows(std::vector<uint8_t>& codes, int64_t cols) {
 struct Product {
   float* x;
   float* out;
+  const float* bias;  // (n) or null
   int64_t n_rows, k, n;
-  bool add;  // out holds the bias
 };
+
+// Kernels add to what out holds.
+void begin_with_bias(const Product& p) {
+  for (int64_t row = 0; p.bias && row < p.n_rows; ++row)
+    std::memcpy(p.out + row * p.n, p.bias, sizeof(float) * static_cast<size_t>(p.n));
+}
 
 Step step_of(const Product& p) {
   Step step;
@@ -71,7 +79,8 @@ bool reads(const PackedWeight& w, InputKind kind) {
 }
 
 void multiply_packed(const Product& p, const PackedWeight& w) {
-  LinearArgs a{&w, {}, rows(p.out, p.n), p.add, kPanelRows};
+  begin_with_bias(p);
+  LinearArgs a{&w, {}, rows(p.out, p.n), p.bias != nullptr, kPanelRows};
   QuantizeRowsArgs q{rows(p.x, p.k), {}, {}};
   std::vector<uint8_t> int8, int16;
   const Step step = step_of(p);
@@ -112,6 +121,7 @@ void pack_columns(const std::byte* w, int64_t k, int64_t n, int first, int end, 
 }
 
 void multiply_array(const Product& p, const std::byte* data, Format format) {
+  begin_with_bias(p);
   const int item = static_cast<int>(info(format).bytes);
   const size_t panel_bytes = static_cast<size_t>(p.k) * kPanelRows * item;
   const int n_panels = static_cast<int>((p.n + kPanelRows - 1) / kPanelRows);
@@ -128,36 +138,31 @@ void multiply_array(const Product& p, const std::byte* data, Format format) {
     w.n_panels = end - first;
     w.segments.push_back({format, w.n, 0, 0, w.n_panels, panel_bytes, packed.data()});
     // Rows of out are n apart; this thread writes its own columns of them.
-    const LinearArgs a{&w, {rows(p.x, p.k), {}, {}}, rows(p.out + column, p.n), p.add, kPanelRows};
+    const LinearArgs a{
+        &w, {rows(p.x, p.k), {}, {}}, rows(p.out + column, p.n), p.bias != nullptr, kPanelRows};
     cpu_table().linear(&a, step, worker, 0, w.n_panels);
   });
 }
 
 // --- doors ---------------------------------------------------------------------------------------------
-Product product(const FloatMatrix& x, const py::object& bias, FloatMatrix& out) {
-  Product p{const_cast<float*>(x.data()),
-            out.mutable_data(),
-            x.shape(0),
-            x.shape(1),
-            out.shape(1),
-            !bias.is_none()};
-  if (p.add) {
-    const auto b = bias.cast<py::array_t<float, py::array::c_style>>();
-    for (int64_t row = 0; row < p.n_rows; ++row)
-      std::memcpy(p.out + row * p.n, b.data(), sizeof(float) * p.n);
-  }
-  return p;
+Product product(const FloatMatrix& x, const std::optional<FloatVector>& bias, FloatMatrix& out) {
+  return {const_cast<float*>(x.data()),
+          out.mutable_data(),
+          bias ? bias->data() : nullptr,
+          x.shape(0),
+          x.shape(1),
+          out.shape(1)};
 }
 
-void matmul_packed(const FloatMatrix& x, const std::shared_ptr<PackedWeight>& w, const py::object& bias,
-                   FloatMatrix out) {
+void matmul_packed(const FloatMatrix& x, const std::shared_ptr<PackedWeight>& w,
+                   const std::optional<FloatVector>& bias, FloatMatrix out) {
   const Product p = product(x, bias, out);
   py::gil_scoped_release unlocked;
   multiply_packed(p, *w);
 }
 
-void matmul_array(const FloatMatrix& x, const py::array& w, const std::string& format, const py::object& bias,
-                  FloatMatrix out) {
+void matmul_array(const FloatMatrix& x, const py::array& w, const std::string& format,
+                  const std::optional<FloatVector>& bias, FloatMatrix out) {
   const Product p = product(x, bias, out);
   const auto* data = static_cast<const std::byte*>(w.data());
   const Format f = format == "f32" ? Format::F32 : format == "f16" ? Format::F16 : Format::BF16;
@@ -168,10 +173,10 @@ void matmul_array(const FloatMatrix& x, const py::array& w, const std::string& f
 }  // namespace
 
 void bind_array_matmul(py::module_& m) {
-  m.def("matmul_packed", &matmul_packed, py::arg("x"), py::arg("w"), py::arg("bias"),
-        py::arg("out").noconvert());
-  m.def("matmul_array", &matmul_array, py::arg("x"), py::arg("w"), py::arg("format"), py::arg("bias"),
-        py::arg("out").noconvert());
+  const auto x = py::arg("x").noconvert(), bias = py::arg("bias").noconvert(),
+             out = py::arg("out").noconvert();
+  m.def("matmul_packed", &matmul_packed, x, py::arg("w"), bias, out);
+  m.def("matmul_array", &matmul_array, x, py::arg("w"), py::arg("format"), bias, out);
 }
 
 }  // namespace lanner
