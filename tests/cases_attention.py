@@ -88,13 +88,18 @@ class SdpaCase:
 
 @dataclass(frozen=True)
 class SdpaAnswer:
-    """float64 result and weights; `printed`: bound of the docstring; `bound`: the worst case of float32."""
+    """float64 result and weights; `printed`: bounds of the docstring; `bound`: the worst case of float32.
 
+    `seen` says which weights are of keys that a query may attend to.
+    """
+
+    seen: np.ndarray
     out: np.ndarray
     weights: np.ndarray
     printed: np.ndarray
     bound: np.ndarray
     weight_bound: np.ndarray
+    printed_weights: np.ndarray
 
 
 def answer(case: SdpaCase) -> SdpaAnswer:
@@ -131,8 +136,11 @@ def answer(case: SdpaCase) -> SdpaAnswer:
     error = 4 * gamma(case.head_dim + 16) * size
     error = error + ((2 * n_tiles + 2) * (spread + 8) + 2 * case.kv_len + 24 * n_tiles + 8) * U
     rounding = 2.0**-11 * np.abs(p @ v) + 2.0**-25 if case.dtype == "float16" else 0
-    printed = (4 * U * size + 1e-6) * largest + rounding
-    return SdpaAnswer(p @ v, p, printed, error * (p @ np.abs(v)) + rounding, error * p + 2.0**-126)
+    least = 2.0**-149 * case.kv_len
+    printed = (4 * U * size + 1e-6) * largest + least + rounding
+    bound, weight_bound = error * (p @ np.abs(v)) + least + rounding, error * p + 1.7e-38
+    printed_weights = (8 * U * size + 1e-6) * p + 1.7e-38
+    return SdpaAnswer(seen, p @ v, p, printed, bound, weight_bound, printed_weights)
 
 
 # Both sides of a vector (16), a tile (64), a strip (96 rows) and a chunk (256).

@@ -72,14 +72,29 @@ def random_rows(fmt: str, n: int, k: int, rng: np.random.Generator, *, extreme: 
         blocks[..., at : at + 2] = half.view(np.uint8)
     if fmt == "mxfp4":  # E8M0: powers of two around 2^-8, or of any size
         blocks[..., 0] = rng.integers(0 if extreme else 110, 160 if extreme else 125, blocks.shape[:2])
-    return blocks.reshape(n, -1)
+    return blocks.reshape(n, k // block * n_bytes)
 
 
 def dequantize(fmt: str, rows: np.ndarray) -> np.ndarray:
     """(n, k) float32 as the `gguf` package defines it."""
     from gguf import GGMLQuantizationType, quants
 
+    if rows.size == 0:
+        block, n_bytes = block_of(fmt)
+        return np.zeros((len(rows), rows.shape[1] // n_bytes * block), np.float32)
     return np.asarray(quants.dequantize(rows, GGMLQuantizationType[fmt.upper()]), np.float32)
+
+
+def quantized(fmt: str, x: np.ndarray) -> np.ndarray:
+    """(..., row bytes) uint8 as the `gguf` package makes them of float32 (..., k)."""
+    from gguf import GGMLQuantizationType, quants
+
+    block, n_bytes = block_of(fmt)
+    if x.size == 0:
+        return np.zeros((*x.shape[:-1], x.shape[-1] // block * n_bytes), np.uint8)
+    with np.errstate(all="ignore"):
+        made = quants.quantize(x, GGMLQuantizationType[fmt.upper()])
+    return np.ascontiguousarray(made).view(np.uint8).reshape(*x.shape[:-1], -1)
 
 
 @dataclass(frozen=True)
@@ -214,23 +229,6 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, positions: np.ndarray
     lowest = np.where(visible, scores, np.inf).min(axis=-1, keepdims=True)
     each = (p @ v, p @ np.abs(v), sizes.max(axis=-1, keepdims=True), highest - lowest)
     return Attention(*(a.swapaxes(0, 1) for a in each))
-
-
-def sampling_weights(
-    logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_p: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Surviving ids, most likely first and lower ids first on ties, and their probabilities."""
-    order = np.lexsort((np.arange(len(logits)), -logits))
-    p = np.exp((logits[order].astype(np.float64) - logits.max()) / temperature)
-    if 0 < top_k < len(p):
-        order, p = order[:top_k], p[:top_k]
-    p /= p.sum()
-    if top_p < 1:
-        n = int(np.searchsorted(np.cumsum(p), top_p)) + 1
-        order, p = order[:n], p[:n]
-    kept = p >= min_p * p[0]
-    order, p = order[kept], p[kept]
-    return order, p / p.sum()
 
 
 # ---- a whole decoder -----------------------------------------------------------------------------

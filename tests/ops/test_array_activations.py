@@ -5,8 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from harness import bits
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cases import RowsCase
 from cases_rows import ELEMENTWISE, rows
@@ -73,21 +71,6 @@ def test_threads_do_not_matter(name: str) -> None:
     assert all((a == answers[0]).all() for a in answers)
 
 
-@settings(max_examples=50, deadline=None)
-@given(data=st.data())
-def test_shapes_and_strides(data: st.DataObject) -> None:
-    shape = data.draw(st.lists(st.integers(0, 20), max_size=3))
-    steps = data.draw(st.lists(st.sampled_from([1, 2, -1]), min_size=len(shape), max_size=len(shape)))
-    part = (*(slice(None, None, s) for s in steps), ...)
-    wholes = [np.resize(rows(RowsCase(1, 997 + i)), [2 * n for n in shape]) for i in range(3)]
-    crop = (*(slice(0, n) for n in shape), ...)
-    gate, up, out = (w[part][crop] for w in wholes)
-    wanted = ops.silu(gate.copy())
-    np.testing.assert_array_equal(ops.silu(gate), wanted)
-    assert ops.swiglu(gate, up, out) is out
-    np.testing.assert_array_equal(out, wanted * up)
-
-
 X = np.ones((2, 96), np.float32)
 
 
@@ -100,7 +83,7 @@ X = np.ones((2, 96), np.float32)
         (lambda: ops.swiglu(X, X[0]), ValueError, r"swiglu: up has shape \(96,\), gate has \(2, 96\)"),
         (lambda: ops.swiglu(X, None), TypeError, "swiglu: up is a NoneType, wanted an array of float32"),
         (lambda: ops.geglu(X, X, "exact"), ValueError, "geglu: approximate is 'exact'"),
-        (lambda: ops.silu(X[:, 1:], out=X[:, :-1]), ValueError, "silu: out overlaps an input"),
+        (lambda: ops.silu(X[:, 1:], out=X[:, :-1]), ValueError, "silu: out overlaps x without being it"),
         (lambda: ops.silu(X, out=X[0]), ValueError, r"silu: out has shape \(96,\), wanted \(2, 96\)"),
     ],
 )

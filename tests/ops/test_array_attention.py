@@ -4,8 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cases_attention import SDPA, SdpaCase, answer
 from lanner import _core
@@ -63,36 +61,9 @@ def test_within_the_printed_bound(spread: float) -> None:
     for seed in range(500):
         case = random_case(seed, spread)
         wanted = answer(case)
-        assert (np.abs(run(case) - wanted.out) <= wanted.printed).all(), case
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_any_shape_and_stride(data: st.DataObject) -> None:
-    kv_heads, group = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
-    sizes = [data.draw(st.integers(0, n)) for n in (2, 40, 90)]
-    dim, value_dim = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
-    dtype = data.draw(st.sampled_from(["float32", "float16"]))
-    case = SdpaCase(kv_heads * group, kv_heads, sizes[1], sizes[2], dim, value_dim, batch=sizes[0],
-                    dtype=dtype, causal=data.draw(st.booleans()))  # fmt: skip
-    order = data.draw(st.permutations(range(4)))
-    step = data.draw(st.sampled_from([1, 2, -1]))
-
-    def strided(x: np.ndarray) -> np.ndarray:
-        """The values of x in memory that is laid out in another order of axes, with gaps or backwards."""
-        shape = [x.shape[axis] * abs(step) for axis in order]
-        view = np.full(shape, np.nan, x.dtype).transpose(np.argsort(order))[
-            tuple([slice(None, None, step)] * 4)
-        ]
-        view[...] = x
-        return view
-
-    q, k, v = (strided(x) for x in case.arrays)
-    out = strided(np.zeros((*q.shape[:-1], value_dim), q.dtype))
-    assert sdpa(q, k, v, causal=case.causal, out=out) is out
-    assert_same_bits(np.ascontiguousarray(out), run(case))
-    wanted = answer(case)
-    assert (np.abs(out - wanted.out) <= wanted.bound).all()
+        out, weights = sdpa(*case.arrays, **case.options, return_weights=True)
+        assert (np.abs(out - wanted.out) <= wanted.printed).all(), case
+        assert (np.abs(weights - wanted.weights) <= wanted.printed_weights).all(), case
 
 
 # ---- one arithmetic ------------------------------------------------------------------------------
@@ -104,8 +75,10 @@ def test_any_shape_and_stride(data: st.DataObject) -> None:
 def test_the_number_of_rows_changes_no_bit(window: int | None, mask: str, dtype: str) -> None:
     """Rows 0 to n - 1, and the last n, of 40 queries over 300 keys."""
     case = SdpaCase(6, 2, 40, 300, 20, dtype=dtype, causal=True, window=window, mask=mask)
+    _core.array.set_threads(1)
     (q, k, v), whole, m = case.arrays, run(case), case.mask_array
     for n in range(1, 41):
+        _core.array.set_threads(1 + n % 4)
         last = slice(40 - n, None)
         part = sdpa(q[:, :, last], k, v, **case.options | {"mask": None if m is None else m[:, :, last]})
         assert_same_bits(part, np.ascontiguousarray(whole[:, :, last]), f"last {n}")
@@ -130,20 +103,6 @@ def test_threads_batch_and_heads_change_no_bit(q_len: int) -> None:
         for head in range(6):
             one = sdpa(q[b, head], k[b, head // 3], v[b, head // 3], causal=True)
             assert_same_bits(one, whole[b, head])
-
-
-@pytest.mark.parametrize("offset", [1, 2, 3, 4, 5, 17])
-def test_alignment_changes_no_bit(offset: int) -> None:
-    """Off by elements, and by bytes (which costs a copy)."""
-    case = SdpaCase(2, 1, 20, 70, 20, causal=True)
-    moved = []
-    for x in case.arrays:
-        for n_bytes in (4 * offset, offset):
-            raw = np.zeros(x.nbytes + 128, np.uint8)
-            moved.append(raw[n_bytes : n_bytes + x.nbytes].view(np.float32).reshape(x.shape))
-            moved[-1][...] = x
-    assert_same_bits(sdpa(*moved[::2], causal=True), run(case))
-    assert_same_bits(sdpa(*moved[1::2], causal=True), run(case))
 
 
 # ---- shapes --------------------------------------------------------------------------------------

@@ -4,150 +4,182 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from harness import bits
 
-from lanner import _core
-from lanner.ops import _matmul as ops
+from cases_matmul import HEADS, MATMUL, MatmulCase, answer, codes
+from cases_rows import spread
+from lanner import ops
+from reference import CODES, FLOATS, FORMATS, dequantize, fit, quantized, random_rows
 
-U = 2.0**-24
-FLOATS = {"f32": np.float32, "f16": np.float16}
-SHAPES = [(1, 1, 1), (1, 7, 15), (2, 16, 16), (3, 33, 17), (5, 64, 31), (13, 100, 97), (40, 300, 130)]
-SHAPES += [(129, 257, 64), (200, 31, 211)]  # beyond a block of tokens
-QUANTIZED = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
+QUANTIZED = [fmt for fmt in FORMATS if fmt not in FLOATS]
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return spread(np.random.default_rng(seed), shape)
 
 
-def bf16(x: np.ndarray) -> np.ndarray:
-    return (x.view(np.uint32) >> 16).astype(np.uint16)
+def run(case: MatmulCase) -> np.ndarray:
+    return ops.matmul(case.x, case.w, bias=case.bias_array)
 
 
-def as_float64(w: np.ndarray) -> np.ndarray:
-    if w.dtype == np.uint16:
-        return (w.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return w.astype(np.float64)
+@pytest.mark.parametrize("case", MATMUL, ids=str)
+def test_within_the_printed_bound(case: MatmulCase) -> None:
+    answer(case).check(run(case))
 
 
-def check_close(given: np.ndarray, x: np.ndarray, w: np.ndarray) -> None:
-    """Within the bound of the docstring: a chain of K fused multiply-adds."""
-    x, w = x.astype(np.float64), as_float64(w)
-    k = x.shape[-1]
-    assert (np.abs(given - x @ w) <= k * U * (np.abs(x) @ np.abs(w)) + 1e-30).all()
+def test_the_bound_notices_an_error() -> None:
+    for fmt in FORMATS:
+        case = MatmulCase(5, fit(fmt, 512), 40, fmt, True)
+        wrong = run(case) * np.float32(1 + 2e-4)
+        with pytest.raises(AssertionError, match="wrong, first"):
+            answer(case).check(wrong)
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_array_weight(shape: tuple[int, int, int], dtype: str) -> None:
-    m, k, n = shape
-    x, w = random(m, k), random(k, n, seed=1)
-    w = bf16(w) if dtype == "bf16" else w.astype(FLOATS[dtype])
-    check_close(ops.matmul(x, w), x, w)
+@pytest.mark.parametrize("name", HEADS)
+def test_an_output_head(name: str) -> None:
+    """The same rows over and over, so that float64 has to compute them once."""
+    n, k, fmt = HEADS[name]
+    period = 1024
+    stored = random_rows(fmt, period, k, np.random.default_rng(0))
+    x = random(2, k)
+    y = ops.matmul(x, ops.pack(np.resize(stored, (n, stored.shape[1])), fmt))
+    part = ops.matmul(x, ops.pack(stored, fmt))
+    np.testing.assert_array_equal(bits(y), bits(np.resize(part.T, (n, 2)).T))
+    w = dequantize(fmt, stored)
+    np.testing.assert_allclose(part, x @ w.T, atol=1e-3 * np.abs(w).max() * np.sqrt(k))
 
 
-@pytest.mark.parametrize("n", range(1, 34))
-def test_every_number_of_columns(n: int) -> None:
-    x, w, bias = random(4, 48), random(48, n, seed=1), random(n, seed=2)
-    y = ops.matmul(x, w)
-    check_close(y, x, w)
-    np.testing.assert_array_equal(ops.matmul(x, w, bias=bias), bias + y)
+@pytest.mark.parametrize("fmt", FLOATS)
+def test_packed_and_array_agree_bitwise(fmt: str) -> None:
+    packed, array = MatmulCase(37, 70, 90, fmt, True), MatmulCase(37, 70, 90, fmt)
+    np.testing.assert_array_equal(bits(run(packed)), bits(run(array)))
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
-def test_packed_and_array_agree_bitwise(dtype: str) -> None:
-    x, w = random(37, 70), random(90, 70, seed=1)
-    w = bf16(w) if dtype == "bf16" else w.astype(FLOATS[dtype])
-    packed = ops.pack(w, "f32")
-    assert (packed.shape, packed.formats) == ((90, 70), [dtype])
-    np.testing.assert_array_equal(packed.unpack(), as_float64(w))
-    np.testing.assert_array_equal(ops.matmul(x, packed), ops.matmul(x, w.T))
+@pytest.mark.parametrize("fmt", ["f32", "q4_0", "q8_0"])
+def test_a_column_does_not_depend_on_the_others(fmt: str) -> None:
+    stored, x = random_rows(fmt, 70, 160, np.random.default_rng(0)), random(7, 160)
+    whole = ops.matmul(x, ops.pack(stored, fmt))
+    for columns in (slice(0, 1), slice(5, 39), slice(69, 70)):
+        part = ops.matmul(x, ops.pack(stored[columns], fmt))
+        np.testing.assert_array_equal(bits(part), bits(whole[:, columns].copy()))
 
 
-@pytest.mark.parametrize("format", QUANTIZED)
-def test_quantized_weight(format: str) -> None:
-    x, w = random(9, 96), random(50, 96, seed=1)
-    packed = ops.pack(w, format)
-    limit = 32767 if format == "q8_0" else 127
-    blocks = x.astype(np.float64).reshape(9, 3, 32)
-    scale = (np.abs(x).reshape(9, 3, 32).max(-1, keepdims=True) / np.float32(limit)).astype(np.float64)
-    rounded = (np.rint(blocks / scale) * scale).reshape(9, 96)
-    wanted, size = rounded @ packed.unpack().T.astype(np.float64), np.abs(rounded) @ np.abs(packed.unpack().T)
-    # A value on the border between two codes may fall the other way in float32: one code of one block.
-    border = (scale[:, :, 0] @ np.abs(packed.unpack()).reshape(50, 3, 32).max(-1).T).astype(np.float64)
-    error = np.abs(ops.matmul(x, packed) - wanted)
-    assert (error <= 40 * U * size + border).all()
-    assert np.median(error / (size + 1e-30)) <= 40 * U
+def test_shapes() -> None:
+    w, x = random(24, 10, seed=1), random(2, 3, 24)
+    whole = ops.matmul(x, w)
+    assert whole.shape == (2, 3, 10)
+    np.testing.assert_array_equal(ops.matmul(x[1, 2], w), whole[1, 2])
+    assert ops.matmul(x[:0], w).shape == (0, 3, 10)
+    assert ops.matmul(x, w[:, :0]).shape == (2, 3, 0)
+    bias = random(10, seed=2)
+    np.testing.assert_array_equal(ops.matmul(x[..., :0], w[:0]), np.zeros((2, 3, 10)))
+    np.testing.assert_array_equal(ops.matmul(x[..., :0], w[:0], bias=bias), np.tile(bias, (2, 3, 1)))
 
 
-@pytest.mark.parametrize("format", ["f32", *QUANTIZED])
-def test_a_row_does_not_depend_on_the_others(format: str) -> None:
-    x, packed = random(40, 160), ops.pack(random(70, 160, seed=1), format)
-    threads = _core.array.get_threads()
-    try:
-        _core.array.set_threads(1)
-        whole = ops.matmul(x, packed)
-        for n_threads in (1, 2, 4):
-            _core.array.set_threads(n_threads)
-            for n in range(1, 41):
-                np.testing.assert_array_equal(ops.matmul(x[:n], packed), whole[:n])
-                np.testing.assert_array_equal(ops.matmul(x[-n:], packed), whole[-n:])
-    finally:
-        _core.array.set_threads(threads)
+def test_minima_that_cancel_leave_no_more_than_the_bound() -> None:
+    """Codes of 8 in q4_0 are zeros, but their sums and those of the minima are rounded on their own."""
+    stored = np.full((3, 2, 18), 0x88, np.uint8)
+    stored[..., :2] = np.frombuffer(np.float16(0.1).tobytes(), np.uint8)
+    stored, x = stored.reshape(3, -1), np.abs(random(5, 64))
+    packed = ops.pack(stored, "q4_0")
+    assert not packed.unpack().any()
+    least = 8 * float(np.float16(0.1))
+    bound = 2.0**-24 * (64 / 16 + 6) * 2 * least * np.abs(codes(x, 127)).sum(1)
+    assert (np.abs(ops.matmul(x, packed)) <= bound[:, None]).all()
 
 
-def test_shapes_and_strides() -> None:
-    w = random(24, 10, seed=1)
-    x = random(2, 3, 24)
-    check_close(ops.matmul(x, w), x, w)
-    check_close(ops.matmul(x[0, 0], w), x[0, 0], w)
-    big = random(6, 48)
-    np.testing.assert_array_equal(ops.matmul(big[::2, ::2], w), ops.matmul(big[::2, ::2].copy(), w))
-    out = np.full((2, 3, 20), 7, np.float32)
-    assert ops.matmul(x, w, out=out[:, :, ::2]).base is out
-    np.testing.assert_array_equal(out[:, :, ::2], ops.matmul(x, w))
-    assert (out[:, :, 1::2] == 7).all()
-    assert ops.matmul(np.empty((0, 24), np.float32), w).shape == (0, 10)
-    nothing = ops.matmul(np.empty((3, 0), np.float32), np.empty((0, 4), np.float32))
-    np.testing.assert_array_equal(nothing, np.zeros((3, 4)))
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_fills_its_row(bad: float) -> None:
+    for fmt in FORMATS:
+        k = fit(fmt, 64)
+        w = ops.pack(random_rows(fmt, 20, k, np.random.default_rng(0)), fmt)
+        for at in (0, 31, 40, k - 1):
+            for n_rows in (3, 20):
+                x = random(n_rows, k)
+                clean, x[1, at] = ops.matmul(x, w), bad
+                y = ops.matmul(x, w)
+                assert not np.isfinite(y[1]).any(), fmt
+                np.testing.assert_array_equal(np.delete(y, 1, 0), np.delete(clean, 1, 0))
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 20), st.integers(0, 70), st.integers(0, 40), st.integers(0, 3))
-def test_any_shape(m: int, k: int, n: int, offset: int) -> None:
-    x = random(m * k + offset)[offset:].reshape(m, k)  # any alignment of four bytes
-    w = random(k * n + offset, seed=1)[offset:].reshape(k, n)
-    check_close(ops.matmul(x, w), x, w)
+def test_special_values_follow_ieee_arithmetic() -> None:
+    x, w = np.zeros((1, 3), np.float32), np.zeros((3, 6), np.float32)
+    inf, big, tiny = np.inf, np.float32(3e38), np.float32(1e-45)
+    x[0] = 1, 2, tiny
+    w[:, 0], w[:, 1], w[:, 2] = (inf, 1, 0), (inf, -inf, 0), (big, big, 0)
+    w[:, 3], w[:, 4], w[:, 5] = (-big, -big, 0), (0, tiny, 0), (0, 0, 1)
+    with np.errstate(all="raise"):
+        for y in (ops.matmul(x, w), ops.matmul(x, ops.pack(np.ascontiguousarray(w[:, 2:].T)))):
+            np.testing.assert_array_equal(y[0, -4:], [inf, -inf, 2 * tiny, tiny])
+    np.testing.assert_array_equal(ops.matmul(x, w)[0, :2], [inf, np.nan])
 
 
-def test_special_values() -> None:
-    x, w = random(3, 64), random(64, 20, seed=1)
-    x[1, 5] = np.nan
-    y = ops.matmul(x, w)
-    assert np.isnan(y[1]).all()
-    assert np.isfinite(y[[0, 2]]).all()
-    x[1, 5] = np.inf
-    assert np.isinf(ops.matmul(x, w)[1]).all()
-    assert not np.isfinite(ops.matmul(x, ops.pack(np.ascontiguousarray(w.T), "q4_0"))[1]).any()
+def test_a_block_of_denormal_scale_counts_as_zero() -> None:
+    x = np.zeros((2, 64), np.float32)
+    x[:, :32], x[:, 32:] = 1, 127 * 1.1e-38  # the scale is below the least normal number
+    w = random(5, 64, seed=1)
+    for fmt in CODES:
+        stored = quantized(fmt, w)
+        y, alone = ops.matmul(x, ops.pack(stored, fmt)), x.copy()
+        alone[:, 32:] = 0
+        np.testing.assert_array_equal(y, ops.matmul(alone, ops.pack(stored, fmt)))
+
+
+# ---- pack ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_packed_says_what_it_is(fmt: str) -> None:
+    k = fit(fmt, 96)
+    stored = random_rows(fmt, 50, k, np.random.default_rng(0))
+    packed = ops.pack(stored, fmt)
+    assert (packed.shape, packed.format, packed.formats) == ((50, k), fmt, [fmt])
+    # 64 rows of the bytes of the file; q6_k keeps the scales of two halves of 32 as they are.
+    assert 64 * stored.shape[1] <= packed.nbytes <= 64 * stored.shape[1] * 1.07
+    assert repr(packed) == f"Packed(shape=(50, {k}), format='{fmt}', nbytes={packed.nbytes})"
+    np.testing.assert_array_equal(bits(packed.unpack()), bits(dequantize(fmt, stored)))
+
+
+@pytest.mark.parametrize("fmt", FORMATS[:8])
+def test_pack_converts_by_the_rules_of_quantize(fmt: str) -> None:
+    w = random(17, 96) * np.float32(3)
+    half, brain = w.astype(np.float16), (w.view(np.uint32) >> 16).astype(np.uint16)
+    exact = (w, half.astype(np.float32), dequantize("bf16", brain.view("u1")))
+    for given, values in zip((w, half, brain), exact, strict=True):
+        packed = ops.pack(given, fmt)
+        assert packed.format == fmt
+        np.testing.assert_array_equal(packed.unpack(), dequantize(fmt, quantized(fmt, values)))
+    assert [ops.pack(given).format for given in (w, half, brain)] == ["f32", "f16", "bf16"]
+
+
+X, W = random(3, 8), random(8, 5)
+BIG, BAD = np.full((2, 32), 1e9, np.float32), np.full((1, 18), 0x7C, np.uint8)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda x, w: ops.matmul(x.astype(np.float64), w), TypeError, "matmul: x is float64, wanted float32"),
-        (lambda x, w: ops.matmul([1.0], w), TypeError, "matmul: x is a list, wanted an array"),
-        (lambda x, w: ops.matmul(x, w.T), ValueError, "matmul: x has 8 columns, w has 5 rows"),
-        (lambda x, w: ops.matmul(x, w[0]), ValueError, "matmul: w has 1 axes, wanted"),
-        (lambda x, w: ops.matmul(x, w, bias=w[:, 0]), ValueError, "matmul: bias has shape .8,., wanted .5,."),
-        (lambda x, w: ops.matmul(x, w, out=x), ValueError, "matmul: out has shape .3, 8., wanted .3, 5."),
-        (lambda x, w: ops.matmul(x[:, :5], w[:5], out=x[:, :5]), ValueError, "matmul: out overlaps an input"),
-        (lambda x, w: ops.pack(w, "q4_0"), ValueError, "a weight of q4_0 has 5 input|multiple of 32"),
-        (lambda x, w: ops.pack(w, "q9"), ValueError, "pack: format is 'q9', wanted"),
-        (lambda x, w: ops.pack(w * np.nan), ValueError, "infinite or NaN"),
-        (lambda x, w: ops.pack(w[0]), ValueError, r"pack: w has shape \(5,\), wanted \(N, K\)"),
+        (lambda: ops.matmul(X.astype(np.float64), W), TypeError, "matmul: x is float64, wanted float32"),
+        (lambda: ops.matmul([1.0], W), TypeError, "matmul: x is a list, wanted an array"),
+        (lambda: ops.matmul(X, W.T), ValueError, "matmul: x has 8 columns, w has 5 rows"),
+        (lambda: ops.matmul(X, W[0]), ValueError, "matmul: w has 1 axes, wanted"),
+        (lambda: ops.matmul(X, W, bias=W[:, 0]), ValueError, "matmul: bias has shape .8,., wanted .5,."),
+        (lambda: ops.matmul(X, W, out=X), ValueError, "matmul: out has shape .3, 8., wanted .3, 5."),
+        (lambda: ops.matmul(X[:, :5], W[:5], out=X[:, :5]), ValueError, "matmul: out overlaps x, which is"),
+        (lambda: ops.matmul(X, W, bias=W[0], out=W[:3]), ValueError, "matmul: out overlaps w, which is read"),
+        (lambda: ops.pack(W, "q4_0"), ValueError, "pack: w has 5 columns, wanted a multiple of 32 for q4_0"),
+        (lambda: ops.pack(W, "q9_0"), ValueError, "pack: format is 'q9_0'; did you mean 'q"),
+        (lambda: ops.pack(W, "q6_k"), ValueError, "pack: format 'q6_k' can be read, not made; wanted"),
+        (lambda: ops.pack(W * np.nan), ValueError, r"pack: a f32 weight of shape \(8, 5\) .* infinite"),
+        (lambda: ops.pack(BIG, "f16"), ValueError, "pack: a f16 weight .* infinite or NaN value"),
+        (lambda: ops.pack(BIG, "q4_0"), ValueError, "pack: w holds .* beyond the scales of q4_0"),
+        (lambda: ops.pack(W[0]), ValueError, r"pack: w has shape \(5,\), wanted two sizes from 1"),
+        (lambda: ops.pack(W[:0]), ValueError, r"pack: w has shape \(0, 5\), wanted two sizes from 1"),
+        (lambda: ops.pack(W.view("u1")), TypeError, "pack: format is a NoneType, wanted a str"),
+        (lambda: ops.pack(W.view("u1"), "q4_0"), ValueError, "pack: w has rows of 20 bytes, wanted a mult"),
+        (lambda: ops.pack(BAD, "q4_0"), ValueError, "pack: a q4_0 weight .* infinite or NaN scale"),
     ],
 )  # fmt: skip
 def test_refuses(call, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        call(random(3, 8), random(8, 5))
+        call()

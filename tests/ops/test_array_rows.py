@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import assert_rows_alone, bits
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from harness import bits
 
 import cases_rows as cases
 from cases import RowsCase
-from cases_rows import ROW_CASES, ROWWISE, rows
+from cases_rows import ROW_CASES, ROWWISE, VOCABULARIES, rows, topk_ids
 from lanner import ops
+from layouts import place
 
 NAMES = sorted(ROWWISE)
 IN_PLACE = [name for name in NAMES if name != "logsumexp"]
@@ -34,17 +33,13 @@ def test_lengths(name: str, case: RowsCase) -> None:
 def test_a_thousand_random_rows(name: str) -> None:
     rng = np.random.default_rng(3)
     for _ in range(1000):
-        case = RowsCase(1, int(rng.integers(1, 70) if rng.random() < 0.5 else rng.integers(70, 9000)))
-        x = rng.standard_normal((1, case.cols)) * 10 ** rng.uniform(-3, 3) + 10 ** rng.uniform(-3, 3)
+        n_rows, cols = int(rng.integers(1, 4)), int(rng.choice([rng.integers(1, 70), rng.integers(70, 9000)]))
+        x = rng.standard_normal((n_rows, cols)) * 10 ** rng.uniform(-3, 3) + 10 ** rng.uniform(-3, 3)
         x = x.astype(np.float32)
         ROWWISE[name](x).check(getattr(ops, name)(x))
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("cols", [1, 15, 16, 33, 576, 4097])
-def test_rows_do_not_see_each_other(name: str, cols: int) -> None:
-    run = getattr(ops, name)
-    assert_rows_alone(lambda x: run(x).reshape(len(x), -1), rows(RowsCase(40, cols), 3.0))
+        if name == "rms_norm":
+            weight, eps = rng.standard_normal(cols).astype(np.float32), 10 ** rng.uniform(-8, 0)
+            cases.rms_norm(x, weight, eps).check(ops.rms_norm(x, weight, eps=eps))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,46 +56,23 @@ def test_threads_do_not_matter(name: str, n_rows: int, cols: int) -> None:
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_what_is_written_past_the_caches_is_the_same(name: str) -> None:
     """Outputs of 32 MB and more take another way, and rows beyond 2^16 elements are computed twice."""
-    for cols in (65536, 65552):
+    rng = np.random.default_rng(0)
+    for cols, kind in ((65536, "aligned"), (65552, "offset")):
         x = np.tile(rows(RowsCase(1, cols), 3.0), (129, 1))
-        got = getattr(ops, name)(x)
-        assert (bits(got) == bits(getattr(ops, name)(x[:1].copy()))).all()
+        out = place(x, kind, rng, 0xA5)
+        getattr(ops, name)(x, out=out.array)
+        assert (bits(out.array) == bits(getattr(ops, name)(x[:1].copy()))).all()
+        assert out.has_kept_its_surroundings()
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("offset", [0, 1, 3, 4, 60])
-def test_alignment_does_not_matter(name: str, offset: int) -> None:
-    x = rows(RowsCase(3, 337))
-    wanted = bits(getattr(ops, name)(x))
-    memory = np.zeros(x.nbytes + 64, np.uint8)
-    moved = memory[offset : offset + x.nbytes].view(np.float32).reshape(x.shape)
-    moved[...] = x
-    np.testing.assert_array_equal(bits(getattr(ops, name)(moved)), wanted)
-    if name in IN_PLACE:
-        np.testing.assert_array_equal(bits(getattr(ops, name)(moved, out=moved)), wanted)
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_shapes_and_strides(data: st.DataObject) -> None:
-    """Any axis of a view gives what a contiguous copy with that axis last gives."""
-    shape = data.draw(st.lists(st.integers(0, 19), min_size=1, max_size=4))
-    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
-    steps = data.draw(st.lists(st.sampled_from([1, 2, 3, -1, -2]), min_size=len(shape), max_size=len(shape)))
-    big = rows(RowsCase(1, max(1, int(np.prod([n * 3 for n in shape])))))
-    whole = np.resize(big, [n * 3 for n in shape])
-    x = whole[tuple(slice(None, None, s) for s in steps)][tuple(slice(0, n) for n in shape)]
-    last = np.ascontiguousarray(np.moveaxis(x, axis, -1))
-    for name in ("softmax", "log_softmax"):
-        wanted = np.moveaxis(getattr(ops, name)(last), -1, axis)
-        np.testing.assert_array_equal(getattr(ops, name)(x, axis=axis), wanted)
-        out = np.full([2 * n for n in shape], 7, np.float32)[tuple(slice(None, None, 2) for _ in shape)]
-        assert getattr(ops, name)(x, axis=axis, out=out) is out
-        np.testing.assert_array_equal(out, wanted)
-    np.testing.assert_array_equal(ops.logsumexp(x, axis=axis), ops.logsumexp(last))
-    assert ops.logsumexp(x, axis=axis, keepdims=True).shape == tuple(
-        1 if i == axis % x.ndim else n for i, n in enumerate(x.shape)
-    )
+@pytest.mark.parametrize("n", VOCABULARIES)
+def test_logits_of_the_catalogue(n: int) -> None:
+    x = rows(RowsCase(2, n), 5.0)
+    for name in ("softmax", "log_softmax", "logsumexp"):
+        ROWWISE[name](x).check(getattr(ops, name)(x))
+    values, ids = ops.topk(x, 40)
+    np.testing.assert_array_equal(ids, topk_ids(x, 40))
+    np.testing.assert_array_equal(values, np.take_along_axis(x, ids, -1))
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3), (2, 0, 4)])
@@ -163,11 +135,6 @@ def test_nan_stays_in_its_row() -> None:
 # ---- topk ----------------------------------------------------------------------------------------
 
 
-def sorted_topk(x: np.ndarray, k: int) -> np.ndarray:
-    """Ids by a stable sort, NaN first."""
-    return np.argsort(np.where(np.isnan(x), -np.inf, -x) - np.isnan(x), axis=-1, kind="stable")[..., :k]
-
-
 @pytest.mark.parametrize("n", [*range(1, 33), 61, 257, 1000, 5003, 49152])
 def test_topk(n: int) -> None:
     rng = np.random.default_rng(n)
@@ -177,7 +144,7 @@ def test_topk(n: int) -> None:
         for k in sorted({0, 1, min(n, 7), n // 2, n}):
             values, ids = ops.topk(x, k)
             assert ids.dtype == np.int64
-            np.testing.assert_array_equal(ids, sorted_topk(x, k))
+            np.testing.assert_array_equal(ids, topk_ids(x, k))
             np.testing.assert_array_equal(values, np.take_along_axis(x, ids, -1))
 
 
@@ -194,12 +161,12 @@ def test_topk_along_an_axis() -> None:
     x = rows(RowsCase(30, 11)).reshape(5, 6, 11)
     values, ids = ops.topk(x, 2, axis=1)
     assert values.shape == ids.shape == (5, 2, 11)
-    np.testing.assert_array_equal(np.moveaxis(ids, 1, -1), sorted_topk(np.moveaxis(x, 1, -1), 2))
+    np.testing.assert_array_equal(np.moveaxis(ids, 1, -1), topk_ids(np.moveaxis(x, 1, -1), 2))
 
 
 # ---- what is refused -----------------------------------------------------------------------------
 
-X = np.ones((2, 96), np.float32)
+X, IDS = np.ones((2, 96), np.float32), np.zeros((2, 1), np.int64)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +183,25 @@ X = np.ones((2, 96), np.float32)
             r"softmax: out has shape \(1, 96\), wanted \(2, 96\)",
         ),
         (lambda: ops.log_softmax(X, out=X.astype(np.float16)), TypeError, "log_softmax: out is float16"),
-        (lambda: ops.softmax(X[:, :95], out=X[:, 1:]), ValueError, "softmax: out overlaps an input"),
+        (lambda: ops.softmax(X[:, :95], out=X[:, 1:]), ValueError, "softmax: out overlaps x without being"),
+        (lambda: ops.logsumexp(X, 0, out=X[0]), ValueError, "logsumexp: out overlaps x, which is read while"),
+        (lambda: ops.logsumexp(X, out=X[:, :1]), ValueError, r"out has shape \(2, 1\), wanted \(2,\)"),
+        (lambda: ops.topk(X, 1, out=X), TypeError, r"topk: out is a ndarray, wanted a tuple \(values, ids\)"),
+        (
+            lambda: ops.topk(X, 1, out=(X[:, :1], IDS)),
+            ValueError,
+            r"topk: out\[0\] overlaps x, which is read",
+        ),
+        (
+            lambda: ops.topk(X, 1, out=(IDS, IDS)),
+            TypeError,
+            r"topk: out\[0\] is int64, wanted an array of flo",
+        ),
+        (
+            lambda: ops.topk(X, 2, out=(X[:, :2].copy(), IDS)),
+            ValueError,
+            r"out\[1\] has shape \(2, 1\), want",
+        ),
         (lambda: ops.logsumexp(X, axis=-3), ValueError, "logsumexp: axis is -3, x has 2 axes"),
         (lambda: ops.topk(X, 97), ValueError, "topk: k is 97, axis 1 of x has 96 elements"),
         (lambda: ops.topk(X, -1), ValueError, "topk: k is -1, axis 1 of x has 96 elements"),

@@ -8,10 +8,26 @@ from harness import outputs, poisoned, rows_step
 
 from cases import SAMPLE, SampleCase
 from lanner import _core
-from reference import sampling_weights
 
 LAST = 1 - 2.0**-24
 """The largest float32 below 1: a generator of 24 bits ends there."""
+
+
+def sampling_weights(
+    logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_p: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Surviving ids, most likely first and lower ids first on ties, and their probabilities."""
+    order = np.lexsort((np.arange(len(logits)), -logits))
+    p = np.exp((logits[order].astype(np.float64) - logits.max()) / temperature)
+    if 0 < top_k < len(p):
+        order, p = order[:top_k], p[:top_k]
+    p /= p.sum()
+    if top_p < 1:
+        n = int(np.searchsorted(np.cumsum(p), top_p)) + 1
+        order, p = order[:n], p[:n]
+    kept = p >= min_p * p[0]
+    order, p = order[kept], p[kept]
+    return order, p / p.sum()
 
 
 def sample(logits: np.ndarray, how: list[tuple[float, ...]]) -> np.ndarray:

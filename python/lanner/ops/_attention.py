@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanner import _core
-from lanner.ops._arrays import Array, floats, output
+from lanner.ops._arrays import Array, contiguous, floats, integer, number, output
 
 
 @overload
@@ -65,7 +65,8 @@ def sdpa(
 
     Args:
         q: (batch, heads, q_len, head_dim), float32 or float16. Also (heads, q_len, head_dim) or
-            (q_len, head_dim), one batch entry and one head; k and v then have as many axes.
+            (q_len, head_dim), one batch entry and one head; k and v then have as many axes. Sizes of zero are
+            allowed, other than a head_dim. Only the mask is broadcast.
         k: (batch, kv_heads, kv_len, head_dim), dtype of q; heads is a multiple of kv_heads.
         v: (batch, kv_heads, kv_len, head_dim of v), dtype of q. Both head_dims are 1 to 512.
         causal: The queries are the last positions of the keys: query i sees keys j <= i + kv_len - q_len.
@@ -75,8 +76,8 @@ def sdpa(
         scale: Factor of the scores; 1 / sqrt(head_dim) by default.
         window: Query position i sees 0 <= i - j < window, at least 1; needs `causal`.
         softcap: Positive; a scaled score s becomes softcap * tanh(s / softcap), before the mask.
-        out: Where to write; shape and dtype of the result, any strides. It may be q itself and may not
-            overlap another input.
+        out: Where to write; shape and dtype of the result, any strides. It may be q itself and may share no
+            element with another input.
         return_weights: Also return the attention weights. They take memory for every score.
 
     Returns:
@@ -88,14 +89,16 @@ def sdpa(
         ValueError: Shapes do not fit, or a parameter is out of range.
 
     Strides: any, without a copy where the last axis is contiguous and elements are aligned; else the array is
-    copied first. float16 is converted tile by tile, never as a whole.
+    copied first. float16 is converted tile by tile, never as a whole. Any thread may call; the GIL is
+    released.
 
     Error: float32 arithmetic. Against float64 on the same inputs, an element of the result is off by at most
-    `(4 * eps * S + 1e-6) * max|v|`, eps = 2**-24, where S is the largest sum of |scale * q_i * k_i| in its
-    row (plus |mask|, where it is added), and max|v| that over the keys it sees. The first term is the
-    rounding of the scores, which every float32 implementation has; its 4 holds for rounding errors of random
-    sign. It is tested, also with large scores, and not proved: the worst case of a chain is about
-    2 * head_dim. float16 outputs are rounded once more, by 2**-11 of their size.
+    (4 * 2^-24 S + 1e-6) max|v| + 2^-149 kv_len, where S is the largest sum of |scale * q_i * k_i| in its row
+    (plus |mask|, where it is added), and max|v| that over the keys it sees. A weight w is off by at most
+    (8 * 2^-24 S + 1e-6) w + 1.7e-38. The first terms are the rounding of the scores, which every float32
+    implementation has; their 4 and 8 hold for rounding errors of random sign. They are tested, also with
+    large scores, and not proved: the worst case of a chain is about 2 head_dim. float16 outputs are rounded
+    once more, by 2^-11 of their size or 2^-25.
 
     Special values: a row with no valid key gives zeros, weights too. A key that a row may not attend to
     contributes nothing, not even where it holds NaN or infinity. A score of -inf weighs 0. A score of NaN or
@@ -106,9 +109,9 @@ def sdpa(
     heads, threads, strides or alignment; keys are taken in tiles of 64 and chunks of 256 that are merged in
     order. Another instruction set may give other bits.
 
-    Cost: head_dim + head_dim of v multiply-adds per query head and pair of positions; blocks of keys that
-    none of several neighbouring queries sees are skipped. Memory: at most 1 MB per thread, kept for the next
-    call; with few queries also partial results, at most a fifth of k and v.
+    Complexity: head_dim + head_dim of v multiply-adds per query head and pair of positions; blocks of keys
+    that none of several neighbouring queries sees are skipped. Memory: at most 1 MB per thread, kept for the
+    next call; with few queries also partial results, at most a fifth of k and v.
     """
     q, k, v = (
         floats("sdpa", name, x, (np.float32, np.float16)) for name, x in (("q", q), ("k", k), ("v", v))
@@ -119,10 +122,7 @@ def sdpa(
             raise TypeError(f"sdpa: {name} is a {type(flag).__name__}, wanted a bool")
     shape = (*q.shape[:-1], v.shape[-1])
     wide_mask = _mask(mask, (*q.shape[:-1], k.shape[-2]))
-    result = output("sdpa", out, shape, q.dtype, q)
-    for name, x in (("k", k), ("v", v), ("mask", wide_mask)):
-        if x is not None and out is not None and np.may_share_memory(x, out):
-            raise ValueError(f"sdpa: out overlaps {name}, which is read while out is written")
+    result = output("sdpa", out, shape, q.dtype, {"q": q}, {"k": k, "v": v, "mask": wide_mask})
     weights = np.empty((*q.shape[:-1], k.shape[-2]), np.float32) if return_weights else None
     target = result if _is_direct(result) else np.empty(shape, q.dtype)
     _core.array.sdpa(
@@ -171,23 +171,17 @@ def _is_direct(x: Array) -> bool:
 
 
 def _direct(x: Array) -> Array:
-    return x if _is_direct(x) else np.ascontiguousarray(x)
+    return x if _is_direct(x) else contiguous(x)
 
 
 def _four_axes(x: Array) -> Array:
     return x[(None,) * (4 - x.ndim)]
 
 
-def _number(name: str, x: Any) -> float:
-    if isinstance(x, (bool, np.bool_)) or not isinstance(x, (int, float, np.integer, np.floating)):
-        raise TypeError(f"sdpa: {name} is a {type(x).__name__}, wanted a number")
-    return float(x)
-
-
 def _scale(scale: Any, head_dim: int) -> float:
     if scale is None:
         return 1 / math.sqrt(max(head_dim, 1))
-    value = _number("scale", scale)
+    value = number("sdpa", "scale", scale)
     if not abs(value) <= np.finfo(np.float32).max:
         raise ValueError(f"sdpa: scale is {value}, wanted a finite float32")
     return value
@@ -196,19 +190,18 @@ def _scale(scale: Any, head_dim: int) -> float:
 def _window(window: Any, causal: bool) -> int:
     if window is None:
         return 0
-    if isinstance(window, bool) or not isinstance(window, (int, np.integer)):
-        raise TypeError(f"sdpa: window is a {type(window).__name__}, wanted an int")
-    if window < 1:
-        raise ValueError(f"sdpa: window is {window}, wanted at least 1")
+    value = integer("sdpa", "window", window)
+    if value < 1:
+        raise ValueError(f"sdpa: window is {value}, wanted at least 1")
     if not causal:
         raise ValueError("sdpa: window needs causal=True")
-    return min(int(window), 2**62)
+    return min(value, 2**62)
 
 
 def _softcap(softcap: Any) -> float:
     if softcap is None:
         return 0.0
-    value = _number("softcap", softcap)
+    value = number("sdpa", "softcap", softcap)
     limits = np.finfo(np.float32)
     if not limits.tiny <= value <= limits.max:
         raise ValueError(f"sdpa: softcap is {value}, wanted a positive finite float32")

@@ -8,53 +8,74 @@ import numpy as np
 import numpy.typing as npt
 
 from lanner import _core
-from lanner.ops._arrays import Array, floats, output
+from lanner.ops._arrays import Array, contiguous, fill, floats, output
+from lanner.ops._quantization import FORMATS, QUANTIZABLE, checked_format, dequantize
 
 Packed = _core.Packed
 
 _WEIGHTS = {"float32": "f32", "float16": "f16", "uint16": "bf16"}
-_QUANTIZED = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 _LARGEST = 2**31 - 32
 
 
-def pack(w: Array, format: str = "f32") -> Packed:
+def pack(w: Array, format: str | None = None) -> Packed:
     """A weight in the layout that the kernels read: panels of 16 outputs, quantized if asked.
 
     Pack a weight that is used more than once: `matmul` with an array packs it anew on every call.
 
     Args:
-        w: (N, K), a row per output as model files store it; float32, float16, or uint16 that holds bfloat16.
-        format: "f32" keeps the type of w; "q4_0", "q4_1", "q5_0", "q5_1" or "q8_0" quantizes float32 per 32
-            values along K, which K must be a multiple of.
+        w: (N, K), both above 0, a row per output as model files store it; float32, float16, or uint16 that
+            holds bfloat16. Or uint8 (N, bytes of a row): blocks of a GGUF format, as files and `quantize`
+            have them. An array that is strided or not aligned is copied; nothing is broadcast.
+        format: one that `quantize` makes: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1 or q8_0, by its rule on the
+            float32 values of w; None keeps the type of w. For blocks, any format that `dequantize` reads, and
+            not None.
 
     Returns:
-        Packed: `.shape` (N, K), `.formats`, `.n_bytes`, and `.unpack()`, the float32 weights it stands for.
+        Packed: `.shape` (N, K), `.format`, `.nbytes`, and `.unpack()`, the float32 weights it stands for.
+
+    Error: none for a type that is kept and for blocks; otherwise that of `quantize`.
+
+    Special values: w and the scales of blocks must be finite. Denormals are kept.
+
+    Reproducible: the one right layout, on every instruction set and number of threads. Complexity: O(size).
+    Memory: `.nbytes`, for quantized formats N rounded up to 16 rows of the bytes of their blocks or a little
+    more. Any thread may call; the GIL is released.
 
     Raises:
-        TypeError, ValueError: an array of another type or shape, or values that are not finite.
+        TypeError: w is no such array, format no str.
+        ValueError: another shape, an unknown format, a K that is not a multiple of its block, or values or
+            scales that are infinite, NaN, or beyond the scales of the format.
     """
-    floats("pack", "w", w, (np.float32, np.float16, np.uint16))
-    if w.ndim != 2 or 0 in w.shape:
-        raise ValueError(f"pack: w has shape {w.shape}, wanted (N, K), both above 0")
+    w = floats("pack", "w", w, (np.float32, np.float16, np.uint16, np.uint8))
+    if w.ndim != 2 or 0 in w.shape or max(w.shape) > _LARGEST:
+        raise ValueError(f"pack: w has shape {w.shape}, wanted two sizes from 1 to {_LARGEST}")
+    if w.dtype == np.uint8:
+        format = checked_format("pack", format)
+        block, n_bytes = FORMATS[format]
+        if w.shape[1] % n_bytes:
+            raise ValueError(
+                f"pack: w has rows of {w.shape[1]} bytes, wanted a multiple of {n_bytes} for {format}"
+            )
+        return _packed(contiguous(w), format, w.shape[1] // n_bytes * block)
     given = _WEIGHTS[w.dtype.name]
-    if format in ("f32", "f16", "bf16"):
-        if format != given and format != "f32":
-            raise ValueError(f"pack: format is {format!r}, w is {w.dtype.name}, which packs as {given!r}")
-        data = np.ascontiguousarray(w).view(np.uint8).reshape(-1)
-        return _packed(data, given, w.shape)
-    if format not in _QUANTIZED:
-        raise ValueError(f"pack: format is {format!r}, wanted f32, f16, bf16, {', '.join(_QUANTIZED)}")
-    if w.dtype != np.float32:
-        raise TypeError(f"pack: w is {w.dtype.name}, wanted float32 to be quantized")
-    from lanner.ops._quantization import quantize
+    format = given if format is None else checked_format("pack", format, QUANTIZABLE)
+    block, n_bytes = FORMATS[format]
+    if w.shape[1] % block:
+        raise ValueError(f"pack: w has {w.shape[1]} columns, wanted a multiple of {block} for {format}")
+    data = contiguous(w).view(np.uint8)
+    if format != given:
+        values = dequantize(data, given)
+        data = np.empty((len(w), w.shape[1] // block * n_bytes), np.uint8)
+        if not _core.array.quantize(values, format, data):
+            raise ValueError(f"pack: w holds infinite or NaN values, or values beyond the scales of {format}")
+    return _packed(data, format, w.shape[1])
 
-    return _packed(quantize(np.ascontiguousarray(w), format).reshape(-1), format, w.shape)
 
-
-def _packed(data: npt.NDArray[np.uint8], format: str, shape: tuple[int, ...]) -> Packed:
-    n, k = shape
+def _packed(data: npt.NDArray[np.uint8], format: str, k: int) -> Packed:
     try:
-        return _core.Packed([(data, format, n, k, 0)], n_threads=_core.array.get_threads())
+        return _core.Packed(
+            [(data.reshape(-1), format, len(data), k, 0)], n_threads=_core.array.get_threads()
+        )
     except _core.ModelFileError as error:
         raise ValueError(str(error)) from None
 
@@ -62,31 +83,47 @@ def _packed(data: npt.NDArray[np.uint8], format: str, shape: tuple[int, ...]) ->
 def matmul(
     x: Array, w: Array | Packed, *, bias: Array | None = None, out: Array | None = None
 ) -> npt.NDArray[np.float32]:
-    """x @ w for an array w, x @ w.T for a packed one, in float32.
-
-    Every output sums over K in one fixed order. So row i of the result has the same bits whatever the other
-    rows, their number, the number of threads and alignment are.
+    """x @ w for an array w, x @ w.T for a packed one, plus bias, in float32.
 
     Args:
-        x: float32 (..., K); strided input is copied.
-        w: an array (K, N), float32, float16 or uint16 that holds bfloat16; or what `pack` made of (N, K). A
-            quantized weight meets x rounded per 32 values: to 8 bits against 2- to 6-bit weights, to 16
-            against 8-bit weights.
+        x: float32 (..., K), at least one axis; an array that is strided or not aligned is copied.
+        w: an array (K, N), float32, float16 or uint16 that holds bfloat16, copied where it is strided or not
+            aligned; or what `pack` made of (N, K). Without leading axes: nothing is broadcast against x.
         bias: float32 (N,), added to every row.
-        out: float32 (..., N), contiguous.
+        out: float32 (..., N), any strides, no part of an input.
 
     Returns:
-        float32 (..., N).
+        float32 (..., N), (N,) for a vector x; `out` if given. Sizes of zero are allowed; where K is 0, every
+        row is bias, or 0.
 
-    Error, against float64: at most K * 2^-24 * sum_k |x_k w_k| for float weights (a chain of K fused
-    multiply-adds), K/32 in the place of K for quantized weights, where the oracle is the product of the
-    dequantized weights with x rounded likewise. NaN and infinities propagate as in IEEE arithmetic; with a
-    quantized weight a block of 32 that holds one makes the whole row non-finite.
+    Error of an array or a packed float weight, against exact arithmetic on the same inputs: at most
+    2^-24 K sum_k |x_k w_k| + 2^-149 K, a chain of K fused multiply-adds from 0, the bound of Higham
+    (Accuracy and Stability of Numerical Algorithms, 2002, section 3.1).
 
-    Complexity: rows * K * N multiply-adds; rows up to the width of a register tile read the weight once.
+    A quantized weight meets x in codes per 32 values, c = round(x * (limit / m)) of m = max|x|, standing for
+    c * (m / limit), where limit is 127 against 2- to 6-bit weights and 32767 against q8_0, iq4_nl and iq4_xs
+    (integers are summed exactly within a block). Error against exact arithmetic on these and on the values
+    that `Packed.unpack` gives: at most 2^-24 (K/16 + 6) sum_k |x_k| (|w_k| + 2 |m_k|) + 2^-126 K, with m_k
+    the least value that a code in the block of w_k can mean, 0 for q8_0, q3_k, q6_k, iq4_nl and iq4_xs.
+    Rounding x itself moves the result by at most sum_k |w_k| m / (2 limit).
+
+    A bias adds one rounding, 2^-24 of the result.
+
+    Special values: NaN, infinities and overflow propagate as in IEEE arithmetic, and denormals are numbers
+    like others. With a quantized weight, a block of x that holds NaN or an infinity makes its whole row
+    non-finite, and one whose scale m / limit would be denormal counts as 0.
+
+    Reproducible: every output sums over K in one fixed order, so a row has the same bits whatever the other
+    rows, their number, the other columns, the number of threads and alignment are, and whether a float weight
+    is packed. Another instruction set may give other bits.
+
+    Complexity: rows * K * N multiply-adds. Few rows read the weight once; more of them unpack it in blocks
+    that stay in cache (Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008). Any
+    thread may call; the GIL is released.
 
     Raises:
-        TypeError, ValueError: another type, shapes that do not meet, an `out` that does not fit.
+        TypeError: an argument has another type or dtype.
+        ValueError: shapes do not meet, a size is beyond 2^31 - 32, or out does not fit or overlaps an input.
     """
     x = floats("matmul", "x", x)
     if x.ndim == 0:
@@ -104,32 +141,24 @@ def matmul(
         bias = floats("matmul", "bias", bias)
         if bias.shape != (n,):
             raise ValueError(f"matmul: bias has shape {bias.shape}, wanted ({n},)")
-        bias = np.ascontiguousarray(bias)
-    result = output("matmul", out, (*x.shape[:-1], n), np.float32)
-    _refuse_overlap(result, x, w, bias)
-    target = result if result.flags.c_contiguous else np.empty(result.shape, np.float32)
-    _multiply(x, w, bias, target.reshape(-1, n) if target.size else target, k, n)
-    if target is not result:
-        result[...] = target
-    return result
-
-
-def _multiply(x: Array, w: Any, bias: Array | None, out: Array, k: int, n: int) -> None:
-    n_rows = x.size // k if k else x.size
-    if max(n_rows, k, n) > _LARGEST:
-        raise ValueError(f"matmul: {n_rows} rows, {k} and {n} columns, wanted at most {_LARGEST} of each")
+    read = {"x": x, "w": None if isinstance(w, _core.Packed) else w, "bias": bias}
+    out = output("matmul", out, (*x.shape[:-1], n), np.float32, {}, read)
+    if max(out.size // n if n else 0, k, n) > _LARGEST:
+        raise ValueError(
+            f"matmul: {out.size // n} rows, {k} and {n} columns, wanted at most {_LARGEST} of each"
+        )
     if out.size == 0:
-        return
+        return out
     if k == 0:
         out[...] = 0.0 if bias is None else bias
-    elif isinstance(w, _core.Packed):
-        _core.array.matmul_packed(np.ascontiguousarray(x).reshape(-1, k), w, bias, out)
+        return out
+    return fill(out, lambda to: _multiply(x, w, bias, to.reshape(-1, n)))
+
+
+def _multiply(x: Array, w: Any, bias: Array | None, out: Array) -> None:
+    rows = contiguous(x).reshape(len(out), -1)
+    bias = None if bias is None else contiguous(bias)
+    if isinstance(w, _core.Packed):
+        _core.array.matmul_packed(rows, w, bias, out)
     else:
-        rows = np.ascontiguousarray(x).reshape(-1, k)
-        _core.array.matmul_array(rows, np.ascontiguousarray(w), _WEIGHTS[w.dtype.name], bias, out)
-
-
-def _refuse_overlap(out: Array, *inputs: object) -> None:
-    for x in inputs:
-        if isinstance(x, np.ndarray) and np.may_share_memory(x, out):
-            raise ValueError("matmul: out overlaps an input, whose values are read after out is written")
+        _core.array.matmul_array(rows, contiguous(w), _WEIGHTS[w.dtype.name], bias, out)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lanner import _core
-from lanner.ops._arrays import Array, floats, output
+from lanner.ops._arrays import Array, contiguous, fill, floats, output
 
 FORMATS: dict[str, tuple[int, int]] = _core.array.FORMATS
 """Block of each format: its values and its bytes."""
@@ -46,38 +47,46 @@ def quantize(x: Array, format: str, *, out: Array | None = None) -> Array:
     only the sign of a minimum of zero may differ where a block holds both zeros.
 
     Args:
-        x: (..., k) float32, any strides (copied where it is not contiguous); k a multiple of the block.
+        x: (..., k) float32, at least one axis; k a multiple of the block. An array that is strided or not
+            aligned is copied.
         format: one of `QUANTIZABLE`.
         out: (..., row_bytes) uint8 to write to, any strides, not overlapping x.
 
     Returns:
         (..., k / block * bytes of a block) uint8. A size of zero gives a size of zero.
 
-    Error bound against x, by block, for scales that are normal float16 numbers (u = 2**-11): half a step, or
-    a whole one at the end of q4_0 and q5_0 that has no code, plus the rounding of the scale:
+    Error against x, by block, for scales that are normal float16 numbers (u = 2^-11): half a step, or a whole
+    one at the end of q4_0 and q5_0 that has no code, plus the rounding of the scale:
     |dequantize(quantize(x)) - x| <= d + 4 u max|x|.
 
-    Complexity: one pass over x; any thread may call, the GIL is released. The bytes do not depend on the
-    number of threads, on alignment or on the instruction set.
+    Special values: coded formats refuse infinities and NaN. Denormals are numbers like others, but a block
+    whose scale is below half the least float16 (2^-25) becomes zeros (or its minimum, likewise rounded).
+
+    Complexity: O(size), one pass over x; any thread may call, the GIL is released.
+
+    Reproducible: the bytes do not depend on the other rows, the number of threads, alignment or the
+    instruction set.
 
     Raises:
         TypeError: x is not a float32 array, out is not uint8.
         ValueError: an unknown format, a k that is not a multiple of the block, x 0-dimensional, a wrong shape
             of out, or a quantized block with an infinite or NaN value, or with a scale beyond float16.
     """
-    floats("quantize", "x", x)
+    x = floats("quantize", "x", x)
     format = checked_format("quantize", format, QUANTIZABLE)
     k, (block, n_bytes) = _last("quantize", "x", x), FORMATS[format]
     if k % block:
         raise ValueError(f"quantize: x has {k} columns, wanted a multiple of {block} for {format}")
     shape = (*x.shape[:-1], k // block * n_bytes)
-    out = output("quantize", out, shape, np.uint8, x)
-    made = out if _writable_at_once(out, x) else np.empty(shape, np.uint8)
-    if not _core.array.quantize(np.ascontiguousarray(x), format, made):
-        raise ValueError(f"quantize: x holds infinite or NaN values, or values beyond the scales of {format}")
-    if made is not out:
-        out[...] = made
-    return out
+    out = output("quantize", out, shape, np.uint8, {}, {"x": x})
+
+    def compute(to: Array) -> None:
+        if not _core.array.quantize(contiguous(x), format, to):
+            raise ValueError(
+                f"quantize: x holds infinite or NaN values, or values beyond the scales of {format}"
+            )
+
+    return fill(out, compute)
 
 
 def dequantize(
@@ -90,7 +99,8 @@ def dequantize(
     values), mxfp4 (E2M1 values with an E8M0 scale per 32, OCP Microscaling Formats 1.0).
 
     Args:
-        data: (..., row_bytes) uint8, any strides (copied where it is not contiguous).
+        data: (..., row_bytes) uint8, at least one axis unless `shape` is given; any strides (copied where it
+            is not contiguous).
         format: the name of a format, as `FORMATS` spells it.
         shape: of the result, where data is a flat run of bytes such as a tensor of a file; without it, rows
             of data become rows of values. Its last axis is a multiple of the block.
@@ -99,26 +109,26 @@ def dequantize(
     Returns:
         (..., row_bytes / bytes of a block * block) float32, or `shape`. Zero-size arrays give such.
 
-    Exact: no rounding beyond those with which the formats define their values (a product and a sum in
-    float32). A scale that is infinite or NaN gives infinities and NaN. The result does not depend on the
-    number of threads, on alignment or on the instruction set; any thread may call, the GIL is released.
+    Error: none; no rounding beyond those with which the formats define their values (a product and a sum in
+    float32).
 
-    Complexity: one pass over data.
+    Special values: a scale that is infinite or NaN gives infinities and NaN; denormals are kept.
+
+    Reproducible: the result does not depend on the other rows, the number of threads, alignment or the
+    instruction set.
+
+    Complexity: O(size), one pass over data; any thread may call, the GIL is released.
 
     Raises:
-        TypeError: data is not a uint8 array, out is not float32.
+        TypeError: data is not a uint8 array, out is not float32, shape is no sequence of ints.
         ValueError: an unknown format (with the nearest name), rows that are not whole blocks, a shape that
             data does not fill, a wrong shape of out.
     """
-    floats("dequantize", "data", data, (np.uint8,))
+    data = floats("dequantize", "data", data, (np.uint8,))
     format = checked_format("dequantize", format)
     result = _values_shape(data, format) if shape is None else _checked_shape(data, format, shape)
-    out = output("dequantize", out, result, np.float32, data)
-    made = out if _writable_at_once(out, data) else np.empty(result, np.float32)
-    _core.array.dequantize(np.ascontiguousarray(data), format, made)
-    if made is not out:
-        out[...] = made
-    return out
+    out = output("dequantize", out, result, np.float32, {}, {"data": data})
+    return fill(out, lambda to: _core.array.dequantize(contiguous(data), format, to))
 
 
 def _last(op: str, name: str, x: Array) -> int:
@@ -140,7 +150,7 @@ def _checked_shape(data: Array, format: str, shape: Sequence[int]) -> tuple[int,
     from math import prod
 
     block, n_bytes = FORMATS[format]
-    wanted = tuple(int(n) for n in shape)
+    wanted = tuple(operator.index(n) for n in shape)
     if not wanted or min(wanted) < 0 or wanted[-1] % block:
         raise ValueError(f"dequantize: shape is {wanted}, wanted a last axis that is a multiple of {block}")
     if prod(wanted) // block * n_bytes != data.size:
@@ -149,7 +159,3 @@ def _checked_shape(data: Array, format: str, shape: Sequence[int]) -> tuple[int,
             f"{prod(wanted) // block * n_bytes}"
         )
     return wanted
-
-
-def _writable_at_once(out: Array, source: Array) -> bool:
-    return bool(out.flags.c_contiguous and out.flags.aligned and not np.may_share_memory(out, source))

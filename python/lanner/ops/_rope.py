@@ -7,8 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lanner import _core
-from lanner.ops._arrays import Array, floats, output
-from lanner.ops._layout import as_rows, fill_rows
+from lanner.ops._arrays import Array, as_rows, fill_rows, floats, integer, number, output
 
 Pairing = Literal["half", "interleaved"]
 Scaling = Literal["none", "linear", "ntk", "yarn", "llama3"]
@@ -29,13 +28,16 @@ def rope(
 
     A pair (a, b) at angle t becomes magnitude * (a cos t - b sin t, b cos t + a sin t).
 
-    Error: within 2^-24 * 3 * magnitude * (|a| + |b|), plus the 2^-53 position * inv_freq of an angle in
-    float64: two roundings of cosine and product, one of the sum. Underflow aside (2^-148).
+    Error: within (2^-24 * 3 + 2^-50 |t|) magnitude (|a| + |b|) + 2^-148 of each result, against exact
+    arithmetic on the same x, positions and float64 frequencies: two roundings of cosine and product, one of
+    the sum, and those of an angle in float64.
 
-    Special values: NaN and infinities stay within their pair. Columns that do not turn are copied bit by bit.
+    Special values: NaN and infinities stay within their pair; denormals are numbers like others. Columns that
+    do not turn are copied bit by bit.
 
     Args:
-        x: float32 (..., n), such as (batch, heads, length, head_dim); strided arrays are copied.
+        x: float32 (..., n), at least one axis, such as (batch, heads, length, head_dim); an array that is
+            strided or not aligned is copied.
         positions: integers below 2^53 in magnitude, of a shape that broadcasts to x.shape[:-1]: (length,)
             for the second-last axis of x, or one integer for all rows. Negative ones turn backwards.
         theta: base of the frequencies theta^(-2i / dims), where inv_freq is not given.
@@ -50,34 +52,38 @@ def rope(
         float32 of x's shape; `out` if given. Empty for an empty x.
 
     Raises:
-        TypeError: x or out is not a float32 array, or positions are no integers.
+        TypeError: x or out is not a float32 array, positions or dims are no integers, magnitude is no number.
         ValueError: dims is odd or larger than n, a shape does not fit, a frequency is not finite, pairing is
             unknown, or out overlaps x.
 
-    Reproducible: a row's bits depend on it, its position, the frequencies and the instruction set alone.
-    Complexity: O(size), and one sine and cosine per pair and element of positions (before broadcasting).
+    Reproducible: a row's bits depend on it, its position, the frequencies and the instruction set alone, not
+    on the other rows, their number, the number of threads or alignment.
+
+    Complexity: O(size), and one sine and cosine per pair and element of positions (before broadcasting). Any
+    thread may call; the GIL is released.
     """
-    if floats("rope", "x", x).ndim == 0:
+    x = floats("rope", "x", x)
+    if x.ndim == 0:
         raise ValueError("rope: x has no axes, wanted at least 1")
     if pairing not in ("half", "interleaved"):
         raise ValueError(f"rope: pairing is {pairing!r}, wanted 'half' or 'interleaved'")
     frequencies = _frequencies(x.shape[-1], theta, inv_freq, dims)
+    magnitude = number("rope", "magnitude", magnitude)
     if not np.isfinite(magnitude):
         raise ValueError(f"rope: magnitude is {magnitude}, wanted a finite number")
     where = _positions(positions, x.shape[:-1])
-    out = output("rope", out, x.shape, np.float32, x)
-    if x.size:
-        angles = np.broadcast_to(np.arange(where.size).reshape(where.shape), x.shape[:-1]).reshape(-1)
-        rows = as_rows(x)
-        fill_rows(
-            out,
-            -1,
-            lambda to: _core.array.rope(
-                rows, to, where.reshape(-1), np.ascontiguousarray(angles, np.int64), frequencies,
-                float(magnitude), pairing == "interleaved",
-            ),
-        )  # fmt: skip
-    return out
+    out = output("rope", out, x.shape, np.float32, {"x": x})
+    if x.size == 0:
+        return out
+    angles = np.broadcast_to(np.arange(where.size).reshape(where.shape), x.shape[:-1]).reshape(-1)
+    angles, rows = np.ascontiguousarray(angles, np.int64), as_rows(x)
+    return fill_rows(
+        out,
+        -1,
+        lambda to: _core.array.rope(
+            rows, to, where.reshape(-1), angles, frequencies, magnitude, pairing == "interleaved"
+        ),
+    )
 
 
 def rope_frequencies(
@@ -120,9 +126,22 @@ def rope_frequencies(
     Returns:
         float64 (dims / 2,).
 
+    Error: some 2^-50 relative, that of a power in float64. Reproducible: computed by NumPy, without threads.
+    Complexity: O(dims).
+
     Raises:
+        TypeError: dims is no int, another argument no number.
         ValueError: an argument is out of range or scaling unknown.
     """
+    dims = integer("rope_frequencies", "dims", dims)
+    theta, factor, low_freq_factor, high_freq_factor, beta_fast, beta_slow = (
+        number("rope_frequencies", name, x)
+        for name, x in (
+            ("theta", theta), ("factor", factor), ("low_freq_factor", low_freq_factor),
+            ("high_freq_factor", high_freq_factor), ("beta_fast", beta_fast), ("beta_slow", beta_slow),
+        )
+    )  # fmt: skip
+    original_length = integer("rope_frequencies", "original_length", original_length)
     _check_scaling(dims, theta, scaling, factor, original_length)
     if scaling == "ntk":
         theta = theta * factor ** (dims / (dims - 2))
@@ -176,10 +195,12 @@ def _check_scaling(dims: int, theta: float, scaling: str, factor: float, origina
 
 
 def _frequencies(n: int, theta: float, inv_freq: Any, dims: int | None) -> Array:
+    if dims is not None:
+        dims = integer("rope", "dims", dims)
     if inv_freq is None:
         turning = n if dims is None else dims
     else:
-        inv_freq = np.ascontiguousarray(inv_freq, np.float64)
+        inv_freq = _numbers(inv_freq)
         if inv_freq.ndim != 1 or not np.isfinite(inv_freq).all():
             raise ValueError("rope: inv_freq is not a vector of finite numbers")
         turning = 2 * inv_freq.size if dims is None else dims
@@ -192,6 +213,13 @@ def _frequencies(n: int, theta: float, inv_freq: Any, dims: int | None) -> Array
     if inv_freq is not None:
         return np.asarray(inv_freq)
     return rope_frequencies(turning, theta) if turning else np.empty(0)
+
+
+def _numbers(inv_freq: Any) -> Array:
+    given = np.asarray(inv_freq)
+    if given.dtype.kind not in "fiu":
+        raise TypeError(f"rope: inv_freq is {given.dtype.name}, wanted numbers")
+    return np.ascontiguousarray(given, np.float64).reshape(given.shape)
 
 
 def _positions(positions: Any, rows: tuple[int, ...]) -> Array:
