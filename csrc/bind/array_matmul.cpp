@@ -25,6 +25,9 @@ constexpr int kFewestPanels = 4, kMostPanels = 16;
 // Columns of an array weight are packed for a unit of panels; longer ones than this leave a smaller unit.
 constexpr size_t kPackedBytes = size_t{4} << 20;
 
+// Packed columns up to this size stay with the thread for its next call; those of a K of millions are freed.
+constexpr size_t kKeptBytes = size_t{64} << 20;
+
 // Scratch of the threads that compute, kept from call to call.
 std::byte* thread_scratch() {
   thread_local Memory scratch(2 * kScratchBytes);
@@ -129,7 +132,7 @@ void multiply_array(const Product& p, const std::byte* data, Format format) {
   const int most = static_cast<int>(std::max<size_t>(kPackedBytes / panel_bytes, 1));
   share_panels(p, n_panels, most, [&](const Worker& worker, int first, int end) {
     thread_local std::vector<std::byte> packed;
-    packed.resize(panel_bytes * (end - first));
+    packed.resize(panel_bytes * static_cast<size_t>(end - first));
     (item == 4 ? pack_columns<4> : pack_columns<2>)(data, p.k, p.n, first, end, packed.data());
     const int64_t column = int64_t{first} * kPanelRows;
     PackedWeight w;
@@ -141,6 +144,7 @@ void multiply_array(const Product& p, const std::byte* data, Format format) {
     const LinearArgs a{
         &w, {rows(p.x, p.k), {}, {}}, rows(p.out + column, p.n), p.bias != nullptr, kPanelRows};
     cpu_table().linear(&a, step, worker, 0, w.n_panels);
+    if (packed.size() > kKeptBytes) packed = {};
   });
 }
 

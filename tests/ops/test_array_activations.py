@@ -34,7 +34,7 @@ def test_the_whole_line(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SINGLE)
-@pytest.mark.parametrize("n", [*range(33), 257, 16383, 16384, 50001])
+@pytest.mark.parametrize("n", [*range(33), 257, 1536, 2048, 4864, 16383, 16384, 50001])
 def test_lengths_and_gates(name: str, n: int) -> None:
     gate, up = rows(RowsCase(2, n), 3.0)
     alone = SINGLE[name](gate)

@@ -56,6 +56,13 @@ def random_case(seed: int, spread: float) -> SdpaCase:
                     mask=mask, spread=spread, seed=seed)  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_every_head_dim(dtype: str) -> None:
+    for dim in range(1, 513):
+        case = SdpaCase(2, 1, 1 + dim % 5, 17 + dim % 7, dim, 513 - dim, dtype=dtype, causal=True)
+        assert (np.abs(run(case) - answer(case).out) <= answer(case).printed).all(), dim
+
+
 @pytest.mark.parametrize("spread", [1.0, 30.0])
 def test_within_the_printed_bound(spread: float) -> None:
     for seed in range(500):
@@ -116,6 +123,8 @@ def test_fewer_axes_are_one_head_and_one_batch() -> None:
     assert_same_bits(w, weights[0])
     assert_same_bits(sdpa(q[0, 4], k[0, 1], v[0, 1]), whole[0, 4])
     may = np.random.default_rng(0).random((5, 70)) < 0.5
+    assert_same_bits(sdpa(q, k, v, mask=may[0]), sdpa(q, k, v, mask=np.tile(may[0], (5, 1))))
+    assert_same_bits(sdpa(q, k, v, mask=np.array(True)), whole)
     assert_same_bits(sdpa(q[0], k[0], v[0], mask=may), sdpa(q, k, v, mask=may)[0])
 
 
