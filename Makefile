@@ -6,7 +6,7 @@ PIP := -m pip --disable-pip-version-check -q
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oracles test-isa bench bench-program bench-peers dev lint format wheel clean
+.PHONY: help demo test test-oracles test-isa test-wheel bench bench-program bench-peers dev lint format wheel clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -90,6 +90,12 @@ dist/.made: $(SOURCES) .venv-wheel/installed
 	@touch $@
 
 wheel: dist/.made  ## the wheel and the source distribution in dist/
+
+# The tests import the wheel as well, to make models and to read the model catalogue.
+test-wheel: dist/.made  ## the wheel alone in an environment, on this machine and on emulated old ones
+	.venv-wheel/bin/python $(PIP) install "$$(echo dist/*.whl)[test]"
+	.venv-wheel/bin/python $(PIP) install --force-reinstall --no-deps dist/*.whl
+	.venv-wheel/bin/python -m pytest -q -m wheel tests/wheel
 
 clean:  ## removes builds and environments
 	rm -rf build dist .venv .venv-*

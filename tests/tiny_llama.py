@@ -25,6 +25,7 @@ class Tiny:
     ffn: int
     formats: dict[str, str] = field(default_factory=dict)
     tied: bool = True
+    vocab: int = VOCAB
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         q, kv = HEADS * self.head_dim, KV_HEADS * self.head_dim
@@ -33,7 +34,7 @@ class Tiny:
             "ffn_gate": (self.ffn, HIDDEN), "ffn_up": (self.ffn, HIDDEN), "ffn_down": (HIDDEN, self.ffn),
         }  # fmt: skip
         names = {f"blk.{i}.{name}": shape for i in range(LAYERS) for name, shape in layer.items()}
-        return names | dict.fromkeys(("token_embd", "output")[: 2 - self.tied], (VOCAB, HIDDEN))
+        return names | dict.fromkeys(("token_embd", "output")[: 2 - self.tied], (self.vocab, HIDDEN))
 
     def format_of(self, name: str) -> str:
         return self.formats.get(name.split(".")[-1], "f32")
