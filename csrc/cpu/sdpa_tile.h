@@ -120,8 +120,8 @@ class NextTile {
       : s_(s),
         position_(tile + kTilePositions),
         end_(std::min(tile + 2 * kTilePositions, s.end_seen())),
-        key_bytes_(s.dim * int{info(s.a.format).bytes}),
-        value_bytes_(static_cast<int>(s.a.value_dim) * int{info(s.a.format).bytes}),
+        key_bytes_(s.dim * static_cast<int>(info(s.a.format).bytes)),
+        value_bytes_(static_cast<int>(s.a.value_dim * info(s.a.format).bytes)),
         n_positions_((kTilePositions + n_steps - 1) / n_steps) {}
 
   void step() {

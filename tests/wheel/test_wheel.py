@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calls import Call, all_calls, save
+from recorded_calls import Call, all_calls, save
 
 import vocabulary
 from conftest import golden
