@@ -61,11 +61,12 @@ Step step_of(const Product& p) {
   return step;
 }
 
-// Calls body(worker, first panel, end) for ranges of panels, two or more for each thread.
+// Calls body(worker, first panel, end) for ranges of panels, at least one for each thread.
 template <class Body>
 void share_panels(const Product& p, int n_panels, int most, Body body) {
   const int n_threads = array_threads(p.n_rows * p.k * p.n);
-  const int unit = std::min(most, std::clamp(n_panels / (2 * n_threads), kFewestPanels, kMostPanels));
+  const int unit =
+      std::min(most, std::clamp((n_panels + n_threads - 1) / n_threads, kFewestPanels, kMostPanels));
   Pool::get().for_each(n_threads, (n_panels + unit - 1) / unit, [&](int64_t i) {
     Worker worker;
     worker.scratch = thread_scratch();
@@ -109,9 +110,10 @@ void multiply_packed(const Product& p, const PackedWeight& w) {
 // Columns 16 * first to 16 * end - 1 as panels of one record per k, row by row, as memory has them; columns
 // past the end are zero.
 template <int item>
-void pack_columns(const std::byte* w, int64_t k, int64_t n, int first, int end, std::byte* to) {
+void pack_columns(const std::byte* w, int64_t k, int64_t n, int first, int end, std::byte* to,
+                  int64_t panel_bytes) {
   constexpr int64_t record = kPanelRows * item;
-  const int64_t panel_bytes = k * record, left = n - int64_t{end - 1} * kPanelRows;
+  const int64_t left = n - int64_t{end - 1} * kPanelRows;
   const size_t last_bytes = static_cast<size_t>(std::min<int64_t>(kPanelRows, left)) * item;
   w += first * record;
   for (int64_t i = 0; i < k; ++i, w += n * item, to += record) {
@@ -126,14 +128,16 @@ void pack_columns(const std::byte* w, int64_t k, int64_t n, int first, int end, 
 void multiply_array(const Product& p, const std::byte* data, Format format) {
   begin_with_bias(p);
   const int item = static_cast<int>(info(format).bytes);
-  const size_t panel_bytes = static_cast<size_t>(p.k) * kPanelRows * item;
+  // A line more than the values: panels a power of two apart would fight for the same lines of L1.
+  const size_t panel_bytes = static_cast<size_t>(p.k) * kPanelRows * item + 64;
   const int n_panels = static_cast<int>((p.n + kPanelRows - 1) / kPanelRows);
   const Step step = step_of(p);
   const int most = static_cast<int>(std::max<size_t>(kPackedBytes / panel_bytes, 1));
   share_panels(p, n_panels, most, [&](const Worker& worker, int first, int end) {
     thread_local std::vector<std::byte> packed;
     packed.resize(panel_bytes * static_cast<size_t>(end - first));
-    (item == 4 ? pack_columns<4> : pack_columns<2>)(data, p.k, p.n, first, end, packed.data());
+    (item == 4 ? pack_columns<4> : pack_columns<2>)(data, p.k, p.n, first, end, packed.data(),
+                                                    static_cast<int64_t>(panel_bytes));
     const int64_t column = int64_t{first} * kPanelRows;
     PackedWeight w;
     w.n = static_cast<int32_t>(std::min<int64_t>(int64_t{end - first} * kPanelRows, p.n - column));

@@ -1,4 +1,4 @@
-"""Replays recorded calls of lanner.ops (recorded_calls.py) on one thread and on two. Imports NumPy and lanner alone.
+"""Replays recorded calls of lanner.ops on one thread and on two. Imports NumPy and lanner alone.
 
 python run_calls.py CALLS.npz prints the instruction set and, per operation, its largest error as a share of
 the bound. Fails where a result is off, where threads change a bit, and where a name of `lanner.ops.__all__`

@@ -21,6 +21,8 @@ are taken to."""
 
 def floats(op: str, name: str, x: Any, dtypes: tuple[type, ...] = (np.float32,)) -> Array:
     """`x`, which must be an array of one of `dtypes`; TypeError naming what was given otherwise."""
+    if type(x) is np.ndarray and x.dtype.type in dtypes and x.dtype.isnative:
+        return x
     wanted = " or ".join(np.dtype(d).name for d in dtypes)
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{op}: {name} is a {type(x).__name__}, wanted an array of {wanted}")
@@ -121,17 +123,26 @@ def _is_same(x: Array, y: Array) -> bool:
 
 def contiguous(x: Array) -> Array:
     """x, or a copy of it where its elements do not follow each other or are not aligned."""
-    return np.require(x, requirements=("C", "A"))
+    return x if _is_plain(x) else np.require(x, requirements=("C", "A"))
+
+
+def _is_plain(x: Array) -> bool:
+    flags = x.flags
+    return flags.c_contiguous and flags.aligned
+
+
+def _axis_last(x: Array, axis: int) -> Array:
+    return x if axis in (-1, x.ndim - 1) else np.moveaxis(x, axis, -1)
 
 
 def as_rows(x: Array, axis: int = -1) -> Array:
     """(rows, n) of a nonempty x with `axis` last: a view where it is laid out so, else a copy."""
-    return contiguous(np.moveaxis(x, axis, -1)).reshape(-1, x.shape[axis])
+    return contiguous(_axis_last(x, axis)).reshape(-1, x.shape[axis])
 
 
 def fill(out: Array, compute: Callable[[Array], object]) -> Array:
     """Has compute write a contiguous, aligned array that becomes out: out itself where it is so."""
-    if out.flags.c_contiguous and out.flags.aligned:
+    if _is_plain(out):
         compute(out)
     else:
         made = np.empty(out.shape, out.dtype)
@@ -142,5 +153,5 @@ def fill(out: Array, compute: Callable[[Array], object]) -> Array:
 
 def fill_rows(out: Array, axis: int, compute: Callable[[Array], object]) -> Array:
     """Has compute write the rows (rows, n) of a nonempty out along `axis`."""
-    fill(np.moveaxis(out, axis, -1), lambda rows: compute(rows.reshape(-1, rows.shape[-1])))
+    fill(_axis_last(out, axis), lambda rows: compute(rows.reshape(-1, rows.shape[-1])))
     return out

@@ -7,6 +7,8 @@ import numpy as np
 from lanner import _core
 from lanner.ops._arrays import Array, as_rows, contiguous, fill_rows, floats, number, output
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def rms_norm(x: Array, weight: Array | None = None, *, eps: float = 1e-6, out: Array | None = None) -> Array:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich, arXiv:1910.07467).
@@ -94,7 +96,7 @@ def _norm(
     n = x.shape[-1]
     vectors = {name: _vector(op, name, v, n) for name, v in (("weight", weight), ("bias", bias))}
     eps = number(op, "eps", eps)
-    if not 0 <= eps <= float(np.finfo(np.float32).max):
+    if not 0 <= eps <= _LARGEST:
         raise ValueError(f"{op}: eps is {eps}, wanted a finite number that is not negative")
     out = output(op, out, x.shape, np.float32, {"x": x}, vectors)
     if x.size == 0:
