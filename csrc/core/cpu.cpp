@@ -1,5 +1,9 @@
 #include "core/cpu.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace lanner {
 
 std::vector<std::string> runnable_isas() {
@@ -14,7 +18,15 @@ std::vector<std::string> runnable_isas() {
     names.push_back("avx2");
   if (__builtin_cpu_supports("sse4.2")) names.push_back("baseline");
 #else
+#if defined(__aarch64__) && defined(__linux__)
+  constexpr unsigned long kDotProducts = 1ul << 20;  // HWCAP_ASIMDDP of the Linux ABI
+  if (getauxval(AT_HWCAP) & kDotProducts) names.push_back("neon");
+#endif
   names.push_back("baseline");
+#endif
+#if defined(LANNER_EMULATED_ISAS)
+  names.push_back("avx512_emulated");
+  names.push_back("neon_emulated");
 #endif
   return names;
 }

@@ -16,10 +16,10 @@ static_assert(kTokenBlock % kTokenStep == 0 && kTokenStep % kFloatTile == 0 && k
 
 template <class Source, int n>
 inline void tile(const Source& source, const Input& in, int t, float* sums, bool first) {
-  F32 acc[n];
-  for (int i = 0; i < n; ++i) acc[i] = first ? zero() : load(sums + i * kPanelRows);
+  F32 acc[n];  // in registers only if no loop stands around it
+  unroll<n>([&](auto i) LANNER_INLINE_LAMBDA { acc[i] = first ? zero() : load(sums + i * kPanelRows); });
   source.template dot<n>(in, t, acc);
-  for (int i = 0; i < n; ++i) store(sums + i * kPanelRows, acc[i]);
+  unroll<n>([&](auto i) LANNER_INLINE_LAMBDA { store(sums + i * kPanelRows, acc[i]); });
 }
 
 // Bytes that are needed next: every tile calls for its share of them, so that memory works while tiles

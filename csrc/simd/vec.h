@@ -14,10 +14,14 @@
 #error "LANNER_ISA_NS names the instruction set that this file is compiled for"
 #endif
 
-#if defined(__AVX512VNNI__)
+#if defined(LANNER_VEC)  // the header of an emulated set (tests/emulation)
+#include LANNER_VEC
+#elif defined(__AVX512VNNI__)
 #include "simd/vec_avx512.h"
 #elif defined(__AVX2__)
 #include "simd/vec_avx2.h"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include "simd/vec_neon.h"
 #else
 #include "simd/vec_baseline.h"
 #endif
