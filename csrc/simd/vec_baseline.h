@@ -147,7 +147,7 @@ inline I32 zero_i32() { return I32{}; }
 inline I32 round_i32(F32 a) {
   I32 out;
   for (int i = 0; i < 16; ++i)
-    out[i] = std::fabs(a[i]) < 2147483520.0f ? static_cast<int32_t>(std::nearbyintf(a[i])) : INT32_MIN;
+    out[i] = std::fabs(a[i]) < 0x1p31f ? static_cast<int32_t>(std::nearbyintf(a[i])) : INT32_MIN;
   return out;
 }
 // The same bits.
@@ -202,7 +202,7 @@ inline I32 lookup(const int8_t* table, I32 i) {
 inline I32 truncate_i32(F32 a) {
   I32 out;
   for (int i = 0; i < 16; ++i)
-    out[i] = std::fabs(a[i]) < 2147483520.0f ? static_cast<int32_t>(a[i]) : INT32_MIN;
+    out[i] = std::fabs(a[i]) < 0x1p31f ? static_cast<int32_t>(a[i]) : INT32_MIN;
   return out;
 }
 // The first lane of a that equals x, 16 if none does.
