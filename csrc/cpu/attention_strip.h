@@ -81,6 +81,7 @@ LANNER_INLINE void score_rows(const float* q, const std::byte* keys, int dim, fl
   F32 acc[vectors][n];
   for (auto& block : acc)
     for (F32& x : block) x = zero();
+#pragma GCC unroll 4
   for (int d = 0; d < dim; ++d, keys += 16 * info(format).bytes) {
     F32 k[vectors];
     for (int b = 0; b < vectors; ++b) k[b] = load_cache<format>(keys + b * block_bytes);
@@ -104,6 +105,7 @@ LANNER_INLINE void mix_rows(const float* p, const std::byte* values, int64_t str
     for (int i = 0; i < n; ++i) acc[b][i] = load(out + i * value_dim + 16 * b);
   for (int i = 0; alpha && i < n; ++i)
     for (int b = 0; b < vectors; ++b) acc[b][i] = acc[b][i] * set1(alpha[i]);
+#pragma GCC unroll 4
   for (int j = 0; j < n_positions; ++j, values += stride) {
     F32 v[vectors];
     for (int b = 0; b < vectors; ++b) v[b] = load_cache<format>(values + b * panel_bytes);

@@ -72,6 +72,7 @@ struct FloatSource {
     const int64_t apart = stride ? stride : in.k;
     const float* x = in.x + t * apart + k0;
     const std::byte* w = rows;
+#pragma GCC unroll 4  // otherwise every eighth instruction would count
     for (int k = k0; k < k1; ++k, ++x, w += kBytes) {
       if constexpr (n == 1) prefetch(w + kPrefetchBytes);
       const F32 weights = load_weights<format>(w);
