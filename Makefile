@@ -1,27 +1,36 @@
 # Each target makes its own virtual environment when it needs one.
 PYTHON ?= python3
 SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.py' -o -name '*.pyx' -o -name '*.pyi')
+EMULATION := $(wildcard tests/emulation/*.h tests/emulation/*.cpp tests/emulation/*.cmake)
 PIP := -m pip --disable-pip-version-check -q
 
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oracles test-isa test-wheel bench bench-program bench-peers dev lint format wheel clean
+.PHONY: help demo test test-oracles test-isa test-neon test-wheel bench bench-program bench-peers dev lint format wheel clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-# $(1): folder of the environment, $(2): what is installed there.
+# Compiled once for all environments.
+build/local/.made: $(SOURCES)
+	rm -rf build/local
+	$(PYTHON) -m venv build/local/venv
+	build/local/venv/bin/python $(PIP) wheel --no-deps -w build/local .
+	@touch $@
+
+# $(1): folder of the environment, $(2): extras.
 define environment
-$(1)/installed: $(SOURCES)
+$(1)/installed: build/local/.made
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python $(PIP) install $(2)
+	$(1)/bin/python $(PIP) install --force-reinstall --no-deps build/local/*.whl
+	$(1)/bin/python $(PIP) install "$$$$(echo build/local/*.whl)$(2)"
 	@touch $$@
 endef
-$(eval $(call environment,.venv,.))
-$(eval $(call environment,.venv-test,".[test]"))
-$(eval $(call environment,.venv-bench,".[test$(comma)plot]"))
-$(eval $(call environment,.venv-oracles,".[test$(comma)oracles]"))
+$(eval $(call environment,.venv,))
+$(eval $(call environment,.venv-test,[test]))
+$(eval $(call environment,.venv-bench,[test$(comma)plot]))
+$(eval $(call environment,.venv-oracles,[test$(comma)oracles]))
 
 demo: .venv/installed  ## builds, fetches the default model, answers a prompt
 	.venv/bin/lanner run smollm2 "Why is the sky blue? Answer in two sentences." --max-tokens 96
@@ -29,9 +38,31 @@ demo: .venv/installed  ## builds, fetches the default model, answers a prompt
 test: .venv-test/installed  ## builds and runs the tests; needs nothing but the package index
 	.venv-test/bin/python -m pytest -q
 
-test-isa: .venv-test/installed  ## the operations on every instruction set that this machine runs
-	for isa in $$(.venv-test/bin/python -c "from lanner import _core; print(*_core.runnable_isas())"); do \
-	  LANNER_ISA=$$isa .venv-test/bin/python -m pytest -q tests/ops tests/test_program.py || exit 1; done
+# The package with two sets more: AVX-512 and NEON from emulated intrinsics, for machines that have neither.
+.venv-isa/installed: $(SOURCES) $(EMULATION)
+	$(PYTHON) -m venv .venv-isa
+	.venv-isa/bin/python $(PIP) install simde-py cmake ninja
+	.venv-isa/bin/python $(PIP) install --config-settings=cmake.define.LANNER_EMULATED_ISAS=ON \
+	  --config-settings=cmake.define.LANNER_SIMDE="$$(.venv-isa/bin/python -c 'import simde_py; print(simde_py.get_include())')" \
+	  ".[test]"
+	@touch $@
+
+# An emulated set takes a third of the cases of long lists, every format and operation among them (tests/conftest.py).
+test-isa: .venv-isa/installed  ## the operations on every instruction set that this machine runs, and on emulated ones
+	for isa in $$(.venv-isa/bin/python -c "from lanner import _core; print(*_core.runnable_isas())"); do \
+	  echo "LANNER_ISA=$$isa"; \
+	  LANNER_ISA=$$isa .venv-isa/bin/python -m pytest -q tests/ops tests/test_program.py tests/test_isa.py || exit 1; done
+
+build/aarch64/runner: $(SOURCES) $(EMULATION) .venv-isa/installed
+	PATH="$(CURDIR)/.venv-isa/bin:$$PATH" cmake -G Ninja -S . -B build/aarch64 --toolchain tests/emulation/aarch64.cmake \
+	  -DLANNER_RUNNER=ON
+	PATH="$(CURDIR)/.venv-isa/bin:$$PATH" cmake --build build/aarch64
+	@touch $@
+
+test-neon: build/aarch64/runner  ## NEON from the cross compiler (g++-aarch64-linux-gnu), run by qemu-user-static
+	for isa in neon_emulated baseline; do \
+	  LANNER_NEON_RUNNER=build/aarch64/runner LANNER_ISA=$$isa .venv-isa/bin/python -m pytest -q -m neon tests/emulation \
+	  || exit 1; done
 
 test-oracles: .venv-oracles/installed  ## compares with PyTorch and transformers
 	.venv-oracles/bin/python -m pytest -q -m oracle
@@ -68,12 +99,12 @@ lint: .venv-lint/installed  ## ruff, mypy, clang-format
 	.venv-lint/bin/ruff check .
 	.venv-lint/bin/ruff format --check .
 	.venv-lint/bin/mypy
-	find csrc -name '*.h' -o -name '*.cpp' | xargs .venv-lint/bin/clang-format --dry-run --Werror
+	find csrc tests -name '*.h' -o -name '*.cpp' | xargs .venv-lint/bin/clang-format --dry-run --Werror
 
 format: .venv-lint/installed  ## puts the sources into the form that lint wants
 	.venv-lint/bin/ruff check --fix-only .
 	.venv-lint/bin/ruff format .
-	find csrc -name '*.h' -o -name '*.cpp' | xargs .venv-lint/bin/clang-format -i
+	find csrc tests -name '*.h' -o -name '*.cpp' | xargs .venv-lint/bin/clang-format -i
 
 .venv-wheel/installed:
 	$(PYTHON) -m venv .venv-wheel

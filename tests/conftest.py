@@ -16,6 +16,31 @@ import pytest
 GOLDEN = Path(__file__).parent / "golden"
 
 
+LONG = 8
+"""Cases of one test from which on an emulated instruction set takes a quarter: it is fifty times slower."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Thins long lists for an emulated set. A case stays that is the first of its test to name a format."""
+    if not os.environ.get("LANNER_ISA", "").endswith("_emulated"):
+        return
+    from reference import FORMATS
+
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        tests.setdefault(item.nodeid.split("[")[0], []).append(item)
+    kept: set[pytest.Item] = set()
+    for cases in tests.values():
+        named: set[str] = set()
+        for i, item in enumerate(cases):
+            formats = {fmt for fmt in FORMATS if fmt in item.nodeid.split("[")[-1]}
+            if len(cases) < LONG or i % 4 == 0 or formats - named:
+                kept.add(item)
+                named |= formats
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
 def model_path(name: str) -> Path:
     """The file of a catalogue model. Skips where it cannot be fetched unless LANNER_REQUIRE_MODELS is set."""
     from lanner import catalog

@@ -201,8 +201,7 @@ inline I32 lookup(const int8_t* table, I32 i) {
 // Towards zero; NaN and what does not fit become INT32_MIN.
 inline I32 truncate_i32(F32 a) {
   I32 out;
-  for (int i = 0; i < 16; ++i)
-    out[i] = std::fabs(a[i]) < 0x1p31f ? static_cast<int32_t>(a[i]) : INT32_MIN;
+  for (int i = 0; i < 16; ++i) out[i] = std::fabs(a[i]) < 0x1p31f ? static_cast<int32_t>(a[i]) : INT32_MIN;
   return out;
 }
 // The first lane of a that equals x, 16 if none does.

@@ -37,7 +37,9 @@ inline F32 set1(float x) {
   return {q, q, q, q};
 }
 inline F32 zero() { return set1(0.0f); }
-inline F32 load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}; }
+inline F32 load(const float* p) {
+  return {vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)};
+}
 inline void store(float* p, F32 a) {
   vst1q_f32(p, a.q0), vst1q_f32(p + 4, a.q1), vst1q_f32(p + 8, a.q2), vst1q_f32(p + 12, a.q3);
 }
@@ -57,8 +59,8 @@ inline F32 fma(F32 a, F32 b, F32 c) {
   return each<F32>([](float32x4_t x, float32x4_t y, float32x4_t z) { return vfmaq_f32(z, x, y); }, a, b, c);
 }
 inline F32 fms(F32 a, F32 b, F32 c) {  // a * b - c
-  return each<F32>([](float32x4_t x, float32x4_t y, float32x4_t z) { return vfmaq_f32(vnegq_f32(z), x, y); }, a,
-                   b, c);
+  return each<F32>([](float32x4_t x, float32x4_t y, float32x4_t z) { return vfmaq_f32(vnegq_f32(z), x, y); },
+                   a, b, c);
 }
 // The second argument where one is NaN, and of zeros: fmax and fmin would give NaN and the greater zero.
 inline float32x4_t max4(float32x4_t x, float32x4_t y) { return vbslq_f32(vcgtq_f32(x, y), x, y); }
@@ -100,8 +102,8 @@ inline float largest_magnitude(F32 a, F32 b) {
 // a where the bits of `chosen` are set, b elsewhere.
 inline F32 select(I32 chosen, F32 a, F32 b) {
   return each<F32>(
-      [](int32x4_t c, float32x4_t x, float32x4_t y) { return vbslq_f32(vreinterpretq_u32_s32(c), x, y); }, chosen,
-      a, b);
+      [](int32x4_t c, float32x4_t x, float32x4_t y) { return vbslq_f32(vreinterpretq_u32_s32(c), x, y); },
+      chosen, a, b);
 }
 inline I32 as_i32(F32 a) {
   return each<I32>([](float32x4_t x) { return vreinterpretq_s32_f32(x); }, a);
@@ -123,10 +125,9 @@ inline F32 keep_first(F32 a, int n, F32 b) {
 // Lanes of a whose bit is set (lane 0: bit 0), the others from b.
 inline F32 keep_lanes(F32 a, uint32_t bits, F32 b) {
   const int32x4_t all = vdupq_n_s32(static_cast<int32_t>(bits)), one = vdupq_n_s32(1);
-  return select(of_lanes([=](int32x4_t lane) {
-                  return vreinterpretq_s32_u32(vtstq_s32(all, vshlq_s32(one, lane)));
-                }),
-                a, b);
+  return select(
+      of_lanes([=](int32x4_t lane) { return vreinterpretq_s32_u32(vtstq_s32(all, vshlq_s32(one, lane))); }),
+      a, b);
 }
 
 // v, or 0 in lanes where x < limit; a NaN in x keeps v.
@@ -147,8 +148,7 @@ inline F32 round_f32(F32 a) {
 inline F32 times_pow2(F32 a, F32 n) {
   return each<F32>(
       [](float32x4_t x, float32x4_t m) {
-        return vreinterpretq_f32_s32(
-            vaddq_s32(vreinterpretq_s32_f32(x), vshlq_n_s32(vcvtnq_s32_f32(m), 23)));
+        return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), vshlq_n_s32(vcvtnq_s32_f32(m), 23)));
       },
       a, n);
 }
@@ -276,17 +276,12 @@ inline void store_i16(int16_t* p, I32 a) {  // saturates
 inline void store_i8(int8_t* p, I32 a) {  // saturates
   vst1q_s8(p, vcombine_s8(vqmovn_s16(narrow8(a.q0, a.q1)), vqmovn_s16(narrow8(a.q2, a.q3))));
 }
-inline int32_t hsum(I32 a) {
-  return vaddvq_s32(vaddq_s32(vaddq_s32(a.q0, a.q2), vaddq_s32(a.q1, a.q3)));
-}
+inline int32_t hsum(I32 a) { return vaddvq_s32(vaddq_s32(vaddq_s32(a.q0, a.q2), vaddq_s32(a.q1, a.q3))); }
 // Bit i of the result is bit 0 of lane i.
 inline uint32_t low_bits(I32 a) {
   const I32 places = of_lanes([](int32x4_t lane) { return vshlq_s32(vdupq_n_s32(1), lane); });
   const I32 kept = each<I32>(
-      [](int32x4_t x, int32x4_t place) {
-        return vmulq_s32(vandq_s32(x, vdupq_n_s32(1)), place);
-      },
-      a, places);
+      [](int32x4_t x, int32x4_t place) { return vmulq_s32(vandq_s32(x, vdupq_n_s32(1)), place); }, a, places);
   return static_cast<uint32_t>(hsum(kept));
 }
 // Bit i of `bits` in lane i, 0 or 1.
@@ -313,168 +308,14 @@ inline int first_equal(F32 a, float x) {
   const float32x4_t v = vdupq_n_f32(x);
   const I32 lanes = of_lanes([](int32x4_t lane) { return lane; });
   const I32 found = each<I32>(
-      [=](float32x4_t y, int32x4_t lane) { return vbslq_s32(vceqq_f32(y, v), lane, vdupq_n_s32(16)); }, a, lanes);
+      [=](float32x4_t y, int32x4_t lane) { return vbslq_s32(vceqq_f32(y, v), lane, vdupq_n_s32(16)); }, a,
+      lanes);
   return vminvq_s32(vminq_s32(vminq_s32(found.q0, found.q1), vminq_s32(found.q2, found.q3)));
 }
 // a * 2^n by adding n to the exponent; a and the result are normal numbers.
 inline F32 scale_by_pow2(F32 a, I32 n) { return as_f32(as_i32(a) + (n << 23)); }
 
-// --- packed codes ------------------------------------------------------------------------------------
-inline Codes load_codes(const void* p) {
-  const uint8_t* q = static_cast<const uint8_t*>(p);
-  return {vld1q_u8(q), vld1q_u8(q + 16), vld1q_u8(q + 32), vld1q_u8(q + 48)};
-}
-inline void store_codes(void* p, Codes c) {
-  uint8_t* q = static_cast<uint8_t*>(p);
-  vst1q_u8(q, c.q0), vst1q_u8(q + 16, c.q1), vst1q_u8(q + 32, c.q2), vst1q_u8(q + 48, c.q3);
-}
-inline Codes low_nibbles(Codes c) {
-  return each<Codes>([](uint8x16_t x) { return vandq_u8(x, vdupq_n_u8(15)); }, c);
-}
-inline Codes high_nibbles(Codes c) {
-  return each<Codes>([](uint8x16_t x) { return vshrq_n_u8(x, 4); }, c);
-}
-// codes | (plane >> from & mask) << to, byte by byte.
-template <int from, int to, int mask>
-inline Codes with_bits(Codes codes, Codes plane) {
-  auto moved = [](uint8x16_t x) {
-    if constexpr (from < to)
-      return vshlq_n_u8(x, to - from);
-    else if constexpr (from > to)
-      return vshrq_n_u8(x, from - to);
-    else
-      return x;
-  };
-  return each<Codes>(
-      [=](uint8x16_t c, uint8x16_t x) {
-        return vorrq_u8(c, vandq_u8(moved(x), vdupq_n_u8(static_cast<uint8_t>(mask << to))));
-      },
-      codes, plane);
-}
-inline Codes zero_codes() {
-  const uint8x16_t q = vdupq_n_u8(0);
-  return {q, q, q, q};
-}
-// table[i] of each byte, 0 <= i < 16.
-inline Codes lookup(const int8_t* table, Codes i) {
-  const uint8x16_t t = vreinterpretq_u8_s8(vld1q_s8(table));
-  return each<Codes>([=](uint8x16_t x) { return vqtbl1q_u8(t, x); }, i);
-}
-
-// --- integer dot products ----------------------------------------------------------------------------
-// Codes are below 64: as signed bytes they are what they are as unsigned ones.
-//
-// The compiler likes to form all products before it adds any: they do not fit the registers. in_order() makes
-// it finish a sum before the next begins.
-inline void in_order([[maybe_unused]] I32& a) {
-#ifdef __ARM_NEON
-  asm("" : "+w"(a.q0), "+w"(a.q1), "+w"(a.q2), "+w"(a.q3));
-#endif
-}
-inline int32x4_t broadcast_32(const void* p) {
-  int32_t bits;
-  std::memcpy(&bits, p, 4);
-  return vdupq_n_s32(bits);
-}
-inline void dot_add(Pairs& sum, Codes w, const int8_t* x4) {
-  const int8x16_t x = vreinterpretq_s8_s32(broadcast_32(x4));
-  sum = each<I32>(
-      [=](int32x4_t s, uint8x16_t c) { return vdotq_s32(s, vreinterpretq_s8_u8(c), x); }, sum, w);
-  in_order(sum);
-}
-inline Pairs dot_start(Codes w, const int8_t* x4) {
-  Pairs sum = zero_i32();
-  dot_add(sum, w, x4);
-  return sum;
-}
-inline I32 dot_finish(Pairs sum) { return sum; }
-
-// sum += w * x for 16 rows x 2 int8 weights and one pair of int16 activations.
-struct WidePairs {
-  int16x8_t q0, q1, q2, q3;
-};  // 16 rows x 2 int16
-inline WidePairs widen(int8x16_t lo, int8x16_t hi) {
-  return {vmovl_s8(vget_low_s8(lo)), vmovl_s8(vget_high_s8(lo)), vmovl_s8(vget_low_s8(hi)),
-          vmovl_s8(vget_high_s8(hi))};
-}
-inline WidePairs load_i8_pairs(const void* p) {
-  const int8_t* q = static_cast<const int8_t*>(p);
-  return widen(vld1q_s8(q), vld1q_s8(q + 16));
-}
-inline WidePairs load_i16_pairs(const void* p) {
-  const int16_t* q = static_cast<const int16_t*>(p);
-  return {vld1q_s16(q), vld1q_s16(q + 8), vld1q_s16(q + 16), vld1q_s16(q + 24)};
-}
-inline void store_i16_pairs(void* p, WidePairs w) {
-  int16_t* q = static_cast<int16_t*>(p);
-  vst1q_s16(q, w.q0), vst1q_s16(q + 8, w.q1), vst1q_s16(q + 16, w.q2), vst1q_s16(q + 24, w.q3);
-}
-inline I32 dot2_add(I32 sum, WidePairs w, const int16_t* x2) {
-  const int16x4_t x = vget_low_s16(vreinterpretq_s16_s32(broadcast_32(x2)));
-  sum = each<I32>(
-      [=](int32x4_t s, int16x8_t v) {
-        return vaddq_s32(s, vpaddq_s32(vmull_s16(vget_low_s16(v), x), vmull_s16(vget_high_s16(v), x)));
-      },
-      sum, w);
-  in_order(sum);
-  return sum;
-}
-
-// Low (shift 0) or high (shift 4) nibbles of 32 bytes as int16 pairs, as they are or through a table.
-template <int shift>
-inline uint8x16_t nibbles_16(const uint8_t* p) {
-  const uint8x16_t v = vld1q_u8(p);
-  if constexpr (shift == 0)
-    return vandq_u8(v, vdupq_n_u8(15));
-  else
-    return vshrq_n_u8(v, 4);
-}
-template <int shift>
-inline WidePairs load_nibble_pairs(const void* p) {
-  const uint8_t* q = static_cast<const uint8_t*>(p);
-  return widen(vreinterpretq_s8_u8(nibbles_16<shift>(q)), vreinterpretq_s8_u8(nibbles_16<shift>(q + 16)));
-}
-template <int shift>
-inline WidePairs lookup_nibble_pairs(const int8_t* table, const void* p) {
-  const uint8_t* q = static_cast<const uint8_t*>(p);
-  const int8x16_t t = vld1q_s8(table);
-  return widen(vqtbl1q_s8(t, nibbles_16<shift>(q)), vqtbl1q_s8(t, nibbles_16<shift>(q + 16)));
-}
-inline WidePairs operator*(WidePairs a, int16_t x) {
-  return each<WidePairs>([=](int16x8_t v) { return vmulq_n_s16(v, x); }, a);
-}
-
-// An integer per row that multiplies the sums of a half of a block: value h of a pair.
-using RowFactors = I32;
-template <int h>
-inline RowFactors factors_of(WidePairs a) {
-  return each<I32>(
-      [](int16x8_t v) {
-        const int32x4_t pair = vreinterpretq_s32_s16(v);
-        return vshrq_n_s32(h == 0 ? vshlq_n_s32(pair, 16) : pair, 16);
-      },
-      a);
-}
-inline void dot_add(I32& sum, Pairs pairs, RowFactors f) {
-  sum = each<I32>([](int32x4_t s, int32x4_t x, int32x4_t y) { return vmlaq_s32(s, x, y); }, sum, pairs, f);
-}
-inline I32 dot_finish(Pairs sum, RowFactors f) {
-  return each<I32>([](int32x4_t x, int32x4_t y) { return vmulq_s32(x, y); }, sum, f);
-}
-// Groups of u6 codes that an int32 lane sums, of the four of a half.
-inline constexpr int kDepthU6 = 4;
-
-inline void prefetch(const void* p) { __builtin_prefetch(p); }
-inline void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }  // to level 2
-
-// Tokens of the widest micro-kernels: 6 x 16 floats are 24 of the 32 registers, beside four of weights and a
-// broadcast; of a 4 x 16 integer tile the int32 sums, 16 registers, stay, and the float sums wait in L1 while
-// a block of 32 is summed.
-inline constexpr int kFloatTile = 6;
-inline constexpr int kQuantTile = 4;
-
-// Vectors of 16 columns that a tile of kFloatTile rows may have side by side. The tile fills the registers.
-inline constexpr int kFloatVectors = 1;
-
 }  // namespace
 }  // namespace lanner::LANNER_ISA_NS
+
+#include "simd/vec_neon_codes.h"

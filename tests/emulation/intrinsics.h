@@ -1,6 +1,6 @@
-// AVX-512 and NEON for a machine that has AVX2 and nothing above it: SIMDe's portable intrinsics under their own
-// names, and here what it lacks or rounds otherwise than the instructions do. Included before every line of an
-// emulated set (LANNER_EMULATED_ISAS in CMakeLists.txt).
+// AVX-512 and NEON for a machine that has AVX2 and nothing above it: SIMDe's portable intrinsics under their
+// own names, and here what it lacks or rounds otherwise than the instructions do. Included before every line
+// of an emulated set (LANNER_EMULATED_ISAS in CMakeLists.txt).
 //
 // An AVX-512 intrinsic that is emulated nowhere would be the compiler's own, which does not compile without
 // -mavx512f; one of NEON would not exist.
@@ -91,7 +91,7 @@ inline void stream_ps(void* p, __m512 a) {
 #define _mm512_cmplt_epi32_mask(a, b) lanner_emulation::cmplt_epi32_mask(a, b)
 #define _mm512_reduce_add_epi32(a) lanner_emulation::reduce_add_epi32(a)
 #define _mm512_stream_ps(p, a) lanner_emulation::stream_ps(p, a)
-#define _mm512_cvtps_ph(a, rounding)                                            \
+#define _mm512_cvtps_ph(a, rounding)                                        \
   _mm256_set_m128i(_mm256_cvtps_ph(lanner_emulation::half(a, 1), rounding), \
                    _mm256_cvtps_ph(lanner_emulation::half(a, 0), rounding))
 

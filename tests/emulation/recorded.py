@@ -10,7 +10,16 @@ from typing import Any
 
 import gguf
 import numpy as np
-from harness import input_rows, inputs_of, make_weight, matmul, outputs, poisoned, quantize_rows, rows_step, tokens
+from harness import (
+    input_rows,
+    make_weight,
+    matmul,
+    outputs,
+    poisoned,
+    quantize_rows,
+    rows_step,
+    tokens,
+)
 
 import cases_rows
 from cases import GATE_UP, LINEAR, SAMPLE, AttentionCase, LinearCase, RowsCase
@@ -255,7 +264,8 @@ def recorded_attention(case: AttentionCase) -> Recorded:
     inv_freq = 10000.0 ** (-np.arange(0, case.head_dim, 2) / case.head_dim)
     table = rope_table(np.arange(n), inv_freq).astype(np.float32)
     fields: Fields = {
-        "op": "attention", "kv_format": case.kv_format, "n_heads": case.n_heads, "n_kv_heads": case.n_kv_heads,
+        "op": "attention", "kv_format": case.kv_format, "n_heads": case.n_heads,
+        "n_kv_heads": case.n_kv_heads,
         "head_dim": case.head_dim, "n_tokens": n, "n_new": n_new, "scale": 0.25, "qkv": qkv, "table": table,
         "pages": pages,
     }  # fmt: skip
@@ -271,7 +281,9 @@ def recorded_attention(case: AttentionCase) -> Recorded:
         made, out = qkv.copy(), poisoned(n_new, case.n_heads * case.head_dim)
         shared = {"cache": cache, "layer": 0, "n_heads": case.n_heads}
         _core.ops.rope_append(step(0), qkv=tokens(made), table=tokens(table), **shared)
-        _core.ops.attention(step(n - n_new), q=tokens(made[n - n_new :]), out=tokens(out), scale=0.25, **shared)
+        _core.ops.attention(
+            step(n - n_new), q=tokens(made[n - n_new :]), out=tokens(out), scale=0.25, **shared
+        )
         return {"out": out}
 
     return Recorded(f"attention-{case}", fields, wanted)
@@ -282,7 +294,11 @@ def recorded_rows() -> Iterator[Recorded]:
     for x in (*(cases_rows.rows(case) for case in cases_rows.ROW_CASES), *wide, special_rows()):
         yield recorded_softmax(x)
         yield recorded_norms(x)
-    for x in (*(cases_rows.rows(RowsCase(1, n), 20.0) for n in range(1, 34)), np.linspace(-120, 120, 4096), SPECIAL):
+    for x in (
+        *(cases_rows.rows(RowsCase(1, n), 20.0) for n in range(1, 34)),
+        np.linspace(-120, 120, 4096),
+        SPECIAL,
+    ):
         yield recorded_activations(x.astype(np.float32).ravel())
 
 

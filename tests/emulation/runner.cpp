@@ -1,9 +1,9 @@
 // Runs recorded cases on the kernels that LANNER_ISA names, without Python: runner CASES RESULTS.
 // tests/emulation/test_neon.py writes the cases and judges the results.
 //
-// Both files are sequences of records: int64 number of fields, then for each int64 length of its name, the name,
-// int64 number of bytes, the bytes. A number is a field of one int64 or float64. The first record of the results
-// holds the name of the set; the others answer the cases in their order.
+// Both files are sequences of records: int64 number of fields, then for each int64 length of its name, the
+// name, int64 number of bytes, the bytes. A number is a field of one int64 or float64. The first record of
+// the results holds the name of the set; the others answer the cases in their order.
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -123,7 +123,8 @@ PackedWeight pack(Fields& in) {
   }
   PackedWeight w = lay_out(sources);
   for (size_t i = 0; i < sources.size(); ++i)
-    check(kernels().pack(sources[i], w.segments[i], 0, w.segments[i].n_panels), "runner: a weight is not finite");
+    check(kernels().pack(sources[i], w.segments[i], 0, w.segments[i].n_panels),
+          "runner: a weight is not finite");
   return w;
 }
 
@@ -152,7 +153,8 @@ void pack_and_multiply(Fields& in, Fields& out) {
 void quantize(Fields& in, Fields& out) {
   const FormatInfo& f = format_named(in.text("format"));
   const int64_t n = in.integer("n");
-  if (in.has("data")) kernels().dequantize(f.format, in.at<std::byte>("data"), n, out.make<float>("values", n));
+  if (in.has("data"))
+    kernels().dequantize(f.format, in.at<std::byte>("data"), n, out.make<float>("values", n));
   if (!in.has("x")) return;
   auto* to = out.make<std::byte>("blocks", n / f.block * f.bytes);
   *out.make<int64_t>("finite", 1) = kernels().quantize(f.format, in.at<float>("x"), n, to);
@@ -164,11 +166,13 @@ void softmax(Fields& in, Fields& out) {
   const int64_t n_chunks = (n + kSoftmaxChunk - 1) / kSoftmaxChunk;
   std::vector<ChunkSum> sums(static_cast<size_t>(n_chunks));
   float* log_sums = out.make<float>("logsumexp", n_rows);
-  for (const char* name : {"softmax", "softmax_twice", "log_softmax"}) {  // with and without kept exponentials
+  for (const char* name :
+       {"softmax", "softmax_twice", "log_softmax"}) {  // with and without kept exponentials
     float* to = out.make<float>(name, n_rows * n);
     for (int64_t r = 0; r < n_rows; ++r, to += n) {
       const bool keep = std::string(name) == "softmax", logarithm = std::string(name) == "log_softmax";
-      const SoftmaxRow row{in.at<float>("x") + r * n, keep ? to : nullptr, to, sums.data(), n, logarithm, false};
+      const SoftmaxRow row{
+          in.at<float>("x") + r * n, keep ? to : nullptr, to, sums.data(), n, logarithm, false};
       kernels().rows.sum_chunks(row, 0, n_chunks);
       if (logarithm) log_sums[r] = kernels().rows.log_sum(row);
       kernels().rows.write_chunks(row, kernels().rows.merge_chunks(row), 0, n_chunks);
@@ -178,8 +182,9 @@ void softmax(Fields& in, Fields& out) {
 
 void norms(Fields& in, Fields& out) {
   const int64_t n_rows = in.integer("n_rows"), n = in.integer("n");
-  NormRows a{in.at<float>("x"), in.at_or_null<float>("weight"), nullptr, out.make<float>("rms_norm", n_rows * n),
-             n,                 in.number("eps")};
+  NormRows a{
+      in.at<float>("x"), in.at_or_null<float>("weight"), nullptr, out.make<float>("rms_norm", n_rows * n), n,
+      in.number("eps")};
   kernels().rows.rms_norm_rows(a, 0, n_rows);
   a.bias = in.at_or_null<float>("bias");
   a.out = out.make<float>("layer_norm", n_rows * n);
@@ -197,7 +202,8 @@ void rope(Fields& in, Fields& out) {
   std::iota(angles.begin(), angles.end(), 0);
   for (const bool interleaved : {false, true}) {
     float* to = out.make<float>(interleaved ? "interleaved" : "half", n_rows * n);
-    kernels().rows.rope_rows({in.at<float>("x"), table, angles.data(), to, n, 2 * half, interleaved}, 0, n_rows);
+    kernels().rows.rope_rows({in.at<float>("x"), table, angles.data(), to, n, 2 * half, interleaved}, 0,
+                             n_rows);
   }
 }
 
@@ -251,7 +257,8 @@ void sdpa(Fields& in, Fields& out) {
   }
   check(a);
   auto output = [&](const char* name) {
-    a.out = whole(out.make<std::byte>(name, n_rows * a.value_dim * item), a.heads, a.q_len, a.value_dim, item);
+    a.out =
+        whole(out.make<std::byte>(name, n_rows * a.value_dim * item), a.heads, a.q_len, a.value_dim, item);
   };
   output("chunked");
   std::vector<float> partials(partial_floats(a) * static_cast<size_t>(a.n_chunks()));
@@ -268,7 +275,8 @@ void sdpa(Fields& in, Fields& out) {
 
 // One sequence of n_tokens in a cache, of which the last n_new ask.
 void attention(Fields& in, Fields& out) {
-  const int32_t n_heads = in.int32("n_heads"), n_kv_heads = in.int32("n_kv_heads"), dim = in.int32("head_dim");
+  const int32_t n_heads = in.int32("n_heads"), n_kv_heads = in.int32("n_kv_heads"),
+                dim = in.int32("head_dim");
   const int32_t n = in.int32("n_tokens"), n_new = in.int32("n_new"), width = (n_heads + 2 * n_kv_heads) * dim;
   const int32_t n_pages = (n + kPagePositions - 1) / kPagePositions;
   KvCache cache(format_named(in.text("kv_format")).format, 1, n_pages, n_kv_heads, dim);
@@ -284,8 +292,8 @@ void attention(Fields& in, Fields& out) {
     return s;
   };
   float* qkv = in.at<float>("qkv");
-  run(kernels().rope_append, RopeAppendArgs{rows(qkv, width), rows(in.at<float>("table"), dim), &cache, 0, n_heads},
-      step(0));
+  run(kernels().rope_append,
+      RopeAppendArgs{rows(qkv, width), rows(in.at<float>("table"), dim), &cache, 0, n_heads}, step(0));
   AttentionPlan plan;
   const int64_t first = n - n_new;
   const AttentionArgs a{rows(qkv + first * width, width),
@@ -300,10 +308,16 @@ void attention(Fields& in, Fields& out) {
 }
 
 using Operation = void (*)(Fields& in, Fields& out);
-const std::map<std::string, Operation> kOperations = {
-    {"matmul", pack_and_multiply}, {"quantize", quantize}, {"softmax", softmax}, {"norms", norms},
-    {"rope", rope},                {"activate", activate}, {"top_k", top_k},     {"sample", sample},
-    {"sdpa", sdpa},                {"attention", attention}};
+const std::map<std::string, Operation> kOperations = {{"matmul", pack_and_multiply},
+                                                      {"quantize", quantize},
+                                                      {"softmax", softmax},
+                                                      {"norms", norms},
+                                                      {"rope", rope},
+                                                      {"activate", activate},
+                                                      {"top_k", top_k},
+                                                      {"sample", sample},
+                                                      {"sdpa", sdpa},
+                                                      {"attention", attention}};
 
 void run_file(const char* from, const char* to) {
   std::ifstream cases(from, std::ios::binary);

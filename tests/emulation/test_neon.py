@@ -1,7 +1,7 @@
 """The cross-compiled kernels for AArch64, run by qemu, give the bits of the same sources on this machine.
 
-`make test-neon` builds the runner and runs this file twice: with the emulated NEON, whose results the runner's
-NEON must have, and with the baseline.
+`make test-neon` builds the runner and runs this file twice: with the emulated NEON, whose results the NEON of
+the runner must have, and with the baseline.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recorded import Recorded, all_cases, read_records, write_record
+from recorded import all_cases, read_records, write_record
 
 from lanner import _core
 
@@ -25,7 +25,14 @@ CASES = all_cases() if RUNNER else []
 
 def run(cases: bytes, folder: Path, isa: str = "", cpu: str = "max") -> subprocess.CompletedProcess[str]:
     (folder / "cases").write_bytes(cases)
-    command = ["qemu-aarch64-static", "-cpu", cpu, str(RUNNER), str(folder / "cases"), str(folder / "results")]
+    command = [
+        "qemu-aarch64-static",
+        "-cpu",
+        cpu,
+        str(RUNNER),
+        str(folder / "cases"),
+        str(folder / "results"),
+    ]
     environment = {"LANNER_ISA": isa} if isa else {}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -63,7 +70,9 @@ def test_the_bits_are_those_of_this_machine(number: int, results: list[dict[str,
         assert_same_bits(given[name], value, name)
 
 
-@pytest.mark.parametrize(("cpu", "isa"), [("max", "neon"), ("cortex-a76", "neon"), ("cortex-a53", "baseline")])
+@pytest.mark.parametrize(
+    ("cpu", "isa"), [("max", "neon"), ("cortex-a76", "neon"), ("cortex-a53", "baseline")]
+)
 def test_the_best_set_of_the_processor_is_chosen(cpu: str, isa: str, tmp_path: Path) -> None:
     assert run(b"", tmp_path, cpu=cpu).returncode == 0
     assert list(read_records((tmp_path / "results").read_bytes())) == [{"isa": isa.encode()}]

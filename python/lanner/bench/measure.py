@@ -25,8 +25,8 @@ FALLEN = 0.87
 """Share of the best probe of a limit that the probe beside a case must reach."""
 
 SETTLED_S = 0.012
-"""How long this process must have been at rest before a turn. The kernel counts the time of a thread that runs
-all along once a tick, of 10 ms at most."""
+"""How long this process must have been at rest before a turn. The kernel counts the time of a thread that
+runs all along once a tick, of 10 ms at most."""
 
 PATIENCE_S = 0.2
 """The longest wait for that. OpenBLAS's threads look for work for 30 ms after a product, OpenMP's for 5."""
