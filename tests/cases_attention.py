@@ -167,4 +167,9 @@ SDPA = [
     SdpaCase(9, 3, 100, 100, 64, causal=True),  # the catalogue's models
     SdpaCase(4, 1, 60, 300, 256, causal=True, window=64),
     SdpaCase(14, 2, 1, 700, 64, dtype="float16"),
+    # Enough rows for strips of 192, in four parts.
+    *(SdpaCase(34, 34, 190, 200, 16, dtype=dtype, **more)
+      for dtype in ("float32", "float16")
+      for more in ({"causal": True}, {"causal": True, "window": 70}, {"mask": "bool-qk"}, {"mask": "add-hqk"},
+                   {"softcap": 2.0, "value_dim": 33})),
 ]  # fmt: skip

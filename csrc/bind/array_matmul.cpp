@@ -30,7 +30,7 @@ constexpr size_t kKeptBytes = size_t{64} << 20;
 
 // Scratch of the threads that compute, kept from call to call.
 std::byte* thread_scratch() {
-  thread_local Memory scratch(2 * kScratchBytes);
+  thread_local Memory scratch(kScratchBytes);
   return scratch.data();
 }
 
@@ -61,7 +61,8 @@ Step step_of(const Product& p) {
   return step;
 }
 
-// Calls body(worker, first panel, end) for ranges of panels, at least one for each thread.
+// Calls body(worker, first panel, end) for ranges of panels, one for each thread or more where there are
+// enough.
 template <class Body>
 void share_panels(const Product& p, int n_panels, int most, Body body) {
   const int n_threads = array_threads(p.n_rows * p.k * p.n);
@@ -148,7 +149,7 @@ void multiply_array(const Product& p, const std::byte* data, Format format) {
     const LinearArgs a{
         &w, {rows(p.x, p.k), {}, {}}, rows(p.out + column, p.n), p.bias != nullptr, kPanelRows};
     cpu_table().linear(&a, step, worker, 0, w.n_panels);
-    if (packed.size() > kKeptBytes) packed = {};
+    if (packed.size() > kKeptBytes) std::vector<std::byte>().swap(packed);
   });
 }
 

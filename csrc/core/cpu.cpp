@@ -25,8 +25,10 @@ std::vector<std::string> runnable_isas() {
   names.push_back("baseline");
 #endif
 #if defined(LANNER_EMULATED_ISAS)
-  names.push_back("avx512_emulated");
-  names.push_back("neon_emulated");
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    names.push_back("avx512_emulated");
+    names.push_back("neon_emulated");
+  }
 #endif
   return names;
 }

@@ -3,7 +3,9 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <exception>
 #include <new>
+#include <utility>
 
 namespace lanner {
 
@@ -15,6 +17,16 @@ struct Pool::Shared {
   alignas(64) std::atomic<uint32_t> generation{0};  // the count of tasks, to sleep on
   const std::function<void(int)>* task = nullptr;
   alignas(64) std::atomic<int> n_done{0};  // workers that have finished the task
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;  // what the first to fail threw
+
+  void work(int id) {
+    try {
+      (*task)(id);
+    } catch (...) {
+      if (!failed.exchange(true)) error = std::current_exception();
+    }
+  }
 };
 
 namespace {
@@ -89,7 +101,7 @@ void Pool::grow(int n_workers) {
       for (;;) {
         wait_for_change(shared->generation, seen);
         if (!enter(shared->door, id, seen)) continue;
-        (*shared->task)(id);
+        shared->work(id);
         shared->n_done.fetch_add(1, std::memory_order_release);
         shared->door.fetch_sub(1, std::memory_order_release);
       }
@@ -103,16 +115,19 @@ void Pool::start(int n_threads, const std::function<void(int)>& task) {
   const uint32_t generation = shared_->generation.load(std::memory_order_relaxed) + 1;
   shared_->task = &task;
   shared_->n_done.store(0, std::memory_order_relaxed);
+  shared_->failed.store(false, std::memory_order_relaxed);
   shared_->door.store(uint64_t{generation} << 32 | static_cast<uint64_t>(n_threads) << 16 | kOpen,
                       std::memory_order_release);
   shared_->generation.store(generation, std::memory_order_release);
   shared_->generation.notify_all();
 }
 
-// Closes the door and waits for those inside.
+// Closes the door, waits for those inside, and throws what the first of them threw.
 void Pool::finish() {
   shared_->door.fetch_and(~kOpen, std::memory_order_acq_rel);
   wait_until([this] { return (shared_->door.load(std::memory_order_acquire) & kInside) == 0; });
+  if (shared_->failed.load(std::memory_order_relaxed))
+    std::rethrow_exception(std::exchange(shared_->error, nullptr));
 }
 
 void Pool::run(int n_threads, const std::function<void(int)>& task) {
@@ -120,7 +135,7 @@ void Pool::run(int n_threads, const std::function<void(int)>& task) {
   if (n_threads <= 1) return task(0);
   std::lock_guard lock(turn_);
   start(n_threads, task);
-  task(0);
+  shared_->work(0);
   wait_until([&] { return shared_->n_done.load(std::memory_order_acquire) == n_threads - 1; });
   finish();
 }
@@ -130,7 +145,7 @@ void Pool::offer(int n_threads, const std::function<void(int)>& task) {
   if (n_threads <= 1) return task(0);
   std::lock_guard lock(turn_);
   start(n_threads, task);
-  task(0);
+  shared_->work(0);
   finish();
 }
 

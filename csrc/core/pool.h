@@ -66,7 +66,8 @@ class Pool {
   static Pool& get();
 
   // Calls task(worker) for worker 0 .. n_threads-1 and returns when all have returned: they may wait for each
-  // other inside. Worker 0 is the caller. Callers take turns. A task must not throw.
+  // other inside. Worker 0 is the caller. Callers take turns. What a
+  // task throws reaches the caller once all have returned, but nobody waits at a barrier for who threw.
   void run(int n_threads, const std::function<void(int)>& task);
 
   // The same for work that the threads take from a common store until none is left: returns when the caller

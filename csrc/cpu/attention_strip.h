@@ -32,10 +32,12 @@ struct RowStates {
 // Everything that a strip of rows keeps in scratch.
 struct Strip {
   int n_rows, dim, value_dim;
-  int* limits;      // (n_rows) positions from here on the row may not see
-  float* q;         // (n_rows, D) scaled
-  float* p;         // (up to kStripRows, 64) scores, then weights of a tile
-  float* factors;   // (2, n_rows) what the rows of two states are multiplied by to be added
+  int* limits;  // (n_rows) positions from here on the row may not see
+  float* q;     // (n_rows, D) scaled
+  float* p;     // (up to kStripRows, 64) scores, then weights of a tile
+  // (2, n_rows) what the rows of two states are multiplied by to be added; in a tile alpha, then the row
+  // maxima, which overlap the alphas of the next part of a strip: parts take turns
+  float* factors;
   float* sums;      // (n_rows, 16) weights of a tile, summed lane by lane
   RowStates chunk;  // the current chunk
   RowStates total;  // chunks merged so far

@@ -125,9 +125,6 @@ struct HalfFormat {
   using Direct = HalfSource<PackedHalves<format>, kDepth, kMinima>;
   using Unpacked = HalfSource<UnpackedHalves, kDepth, kMinima>;
   static constexpr int kTileK = 512;  // 16 blocks of 768 bytes, and a multiple of 256
-  static constexpr size_t bytes(int k) {
-    return static_cast<size_t>(k) / record_of(format).k * record_of(format).n_bytes;
-  }
 
   static Unpacked unpack(const std::byte* panel, int k0, int k1, std::byte* scratch) {
     for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {

@@ -14,17 +14,18 @@
 namespace lanner::LANNER_ISA_NS {
 namespace {
 
-template <class Layout>
+template <template <Format> class Layouts, Format format>
 inline void panel_sums(const std::byte* panel, int k, const Input& in, int t, int n_tokens,
                        std::byte* scratch, float* sums) {
+  using Layout = Layouts<format>;
   using Direct = typename Layout::Direct;
   if (n_tokens <= Direct::kTile) return all_tiles(Direct{panel, 0, k}, in, t, n_tokens, sums, true);
   for (int k0 = 0; k0 < k; k0 += Layout::kTileK) {
     const int k1 = k0 + Layout::kTileK < k ? k0 + Layout::kTileK : k;
     // Slices and panels follow each other; behind the last panel there is nothing to wait for.
-    const std::byte* next = panel + Layout::bytes(k1);
+    const std::byte* next = panel + panel_bytes<format>(k1);
     all_tiles(Layout::unpack(panel, k0, k1, scratch), in, t, n_tokens, sums, k0 == 0,
-              {next, static_cast<int64_t>(Layout::bytes(k1 - k0))});
+              {next, static_cast<int64_t>(panel_bytes<format>(k1 - k0))});
   }
 }
 
@@ -41,31 +42,31 @@ inline void panel_sums(const Panel& panel, int k, const LinearInput& input, cons
     case Format::BF16:
       return all_tiles(FloatSource<Format::BF16>{panel.data, 0, k}, in, t, n_tokens, sums, true);
     case Format::Q4_0:
-      return panel_sums<CodeFormat<Format::Q4_0>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return panel_sums<CodeFormat, Format::Q4_0>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::Q4_1:
-      return panel_sums<CodeFormat<Format::Q4_1>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return panel_sums<CodeFormat, Format::Q4_1>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::Q5_0:
-      return panel_sums<CodeFormat<Format::Q5_0>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return panel_sums<CodeFormat, Format::Q5_0>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::Q5_1:
-      return panel_sums<CodeFormat<Format::Q5_1>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return panel_sums<CodeFormat, Format::Q5_1>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::Q4_K:
-      return panel_sums<CodeFormat<Format::Q4_K>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return panel_sums<CodeFormat, Format::Q4_K>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::Q5_K:
-      return panel_sums<CodeFormat<Format::Q5_K>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return panel_sums<CodeFormat, Format::Q5_K>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::MXFP4:
-      return panel_sums<CodeFormat<Format::MXFP4>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return panel_sums<CodeFormat, Format::MXFP4>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::Q2_K:
-      return panel_sums<HalfFormat<Format::Q2_K>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return panel_sums<HalfFormat, Format::Q2_K>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::Q3_K:
-      return panel_sums<HalfFormat<Format::Q3_K>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return panel_sums<HalfFormat, Format::Q3_K>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::Q6_K:
-      return panel_sums<HalfFormat<Format::Q6_K>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return panel_sums<HalfFormat, Format::Q6_K>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::Q8_0:
-      return panel_sums<WideFormat<Format::Q8_0>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return panel_sums<WideFormat, Format::Q8_0>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::IQ4_NL:
-      return panel_sums<WideFormat<Format::IQ4_NL>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return panel_sums<WideFormat, Format::IQ4_NL>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::IQ4_XS:
-      return panel_sums<WideFormat<Format::IQ4_XS>>(panel.data, k, in, t, n_tokens, scratch, sums);
+      return panel_sums<WideFormat, Format::IQ4_XS>(panel.data, k, in, t, n_tokens, scratch, sums);
   }
 }
 

@@ -42,6 +42,12 @@ struct Input {
   explicit Input(const float* rows) : x(rows), int8(nullptr), int16(nullptr), k(0) {}
 };
 
+// Of k values of K of a panel.
+template <Format format>
+constexpr size_t panel_bytes(int k) {
+  return static_cast<size_t>(k) / record_of(format).k * record_of(format).n_bytes;
+}
+
 LANNER_INLINE float float_at(const uint8_t* p, int64_t i) {
   float value;
   std::memcpy(&value, p + 4 * i, 4);
@@ -72,7 +78,7 @@ struct FloatSource {
     const int64_t apart = stride ? stride : in.k;
     const float* x = in.x + t * apart + k0;
     const std::byte* w = rows;
-#pragma GCC unroll 4  // otherwise every eighth instruction would count
+#pragma GCC unroll 4  // otherwise every eighth instruction would step k and the pointers
     for (int k = k0; k < k1; ++k, ++x, w += kBytes) {
       if constexpr (n == 1) prefetch(w + kPrefetchBytes);
       const F32 weights = load_weights<format>(w);
@@ -81,9 +87,8 @@ struct FloatSource {
   }
 };
 
-// --- unsigned codes of at most 5 bits against int8
-// ---------------------------------------------------------- Groups of four values of K are taken in the
-// order 0, 4, 1, 5, 2, 6, 3, 7: a plane's low, then high nibbles.
+// --- unsigned codes of at most 5 bits against int8 -----------------------------------------------------
+// Groups of four values of K are taken in the order 0, 4, 1, 5, 2, 6, 3, 7: a plane's low, then high nibbles.
 constexpr int group_at(int position) { return position / 2 + 4 * (position % 2); }
 
 // Values of MXFP4 codes above their least.
@@ -206,9 +211,6 @@ struct CodeFormat {
   using Direct = CodeSource<PackedBlock<format>, kBits>;
   using Unpacked = CodeSource<UnpackedBlock, kBits>;
   static constexpr int kTileK = 512;  // 16 blocks of 640 bytes: a third of L1
-  static constexpr size_t bytes(int k) {
-    return static_cast<size_t>(k) / record_of(format).k * record_of(format).n_bytes;
-  }
 
   static Unpacked unpack(const std::byte* panel, int k0, int k1, std::byte* scratch) {
     for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {
@@ -299,9 +301,6 @@ struct WideFormat {
   using Direct = WideSource<PackedWide<format>>;
   using Unpacked = WideSource<UnpackedWide>;
   static constexpr int kTileK = 256;  // 8 blocks of 1088 bytes
-  static constexpr size_t bytes(int k) {
-    return static_cast<size_t>(k) / record_of(format).k * record_of(format).n_bytes;
-  }
 
   static Unpacked unpack(const std::byte* panel, int k0, int k1, std::byte* scratch) {
     for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {

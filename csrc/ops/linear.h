@@ -8,9 +8,9 @@
 //   q3_k, q6_k         per block b of 32, of halves h: sum = fma(i, d * scale_x, sum) with i = sum over h of
 //                      scale[h] * (dot(codes[h]) - offset * sum(codes_x[h])), exact in int32 and as float32:
 //                      |i| <= 2 * 128 * 16 * 32 * 127 < 2^24
-//   q2_k               per block b of 32: sum = fma(i, d * scale_x, sum), i = sum of scale[h] *
-//   dot(codes[h]);
-//                      then sum = fma(m, -dmin * scale_x, sum), m = sum of minimum[h] * sum(codes_x[h])
+//   q2_k               per block b of 32: sum = fma(i, d * scale_x, sum), i = sum of
+//                      scale[h] * dot(codes[h]); then sum = fma(m, -dmin * scale_x, sum), m = sum of
+//                      minimum[h] * sum(codes_x[h])
 #pragma once
 
 #include "ops/packed.h"

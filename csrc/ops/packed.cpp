@@ -25,6 +25,9 @@ PackedWeight lay_out(const std::vector<PackSource>& sources, std::shared_ptr<Are
   int64_t n = 0;
   for (const PackSource& s : sources) {
     check_source(s);
+    // The codes of a row of inputs take up to 2.125 bytes each and are counted in an int32.
+    check(input_of(s.format) == InputKind::kFloat || s.k <= kMostInputs, "pack: a quantized weight has ", s.k,
+          " input features, wanted at most ", kMostInputs);
     check(s.k == w.k, "pack: the weights to be fused have ", w.k, " and ", s.k, " input features");
     const int32_t n_panels = (s.n_rows + kPanelRows - 1) / kPanelRows;
     const size_t panel_bytes = static_cast<size_t>(s.k / record_of(s.format).k) * record_of(s.format).n_bytes;

@@ -42,7 +42,8 @@
 namespace lanner {
 
 inline constexpr int kPanelRows = 16;
-inline constexpr int kBlock = 32;  // values along K that share a scale
+inline constexpr int kBlock = 32;            // values along K that share a scale
+inline constexpr int kMostInputs = 1 << 29;  // of a quantized weight
 
 struct Record {
   int k;         // values along K

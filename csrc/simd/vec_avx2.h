@@ -315,8 +315,8 @@ inline WidePairs load_i8_pairs(const void* p) {
 inline WidePairs load_i16_pairs(const void* p) {
   const __m256i* q = static_cast<const __m256i*>(p);
   WidePairs w = {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
-  in_order(w.lo,
-           w.hi);  // in registers: read anew for every product, they would be three loads where two can be
+  // In registers: read anew for every product, they would be three loads where two can be.
+  in_order(w.lo, w.hi);
   return w;
 }
 inline void store_i16_pairs(void* p, WidePairs w) {
@@ -376,9 +376,8 @@ inline void dot_add(I32& sum, Pairs pairs, RowFactors f) {
 inline constexpr int kDepthU6 = 2;
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-inline void prefetch_far(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
-}  // to level 2
+// To level 2.
+inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 // Tokens of the widest micro-kernels: 6 x 16 floats are 12 of the 16 registers; a 4 x 16 integer tile
 // keeps its 8 int16 accumulators, two weight vectors and a broadcast.

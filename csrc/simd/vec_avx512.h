@@ -249,9 +249,8 @@ inline void dot_add(I32& sum, Pairs pairs, RowFactors f) { sum = sum + dot_finis
 inline constexpr int kDepthU6 = 4;
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-inline void prefetch_far(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
-}  // to level 2
+// To level 2.
+inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 // Tokens of the widest micro-kernels: twelve chains hide a latency of 4 on two pipes and a load beside them;
 // eight tokens keep their integer and their float sums, 16 of the 32 registers.

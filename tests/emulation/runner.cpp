@@ -86,7 +86,7 @@ class Fields {
 const CpuTable& kernels() { return cpu_table(); }
 
 Worker& worker() {
-  static Memory scratch(2 * kScratchBytes);
+  static Memory scratch(kScratchBytes);
   static Worker worker{0, {false, false}, scratch.data()};
   return worker;
 }

@@ -153,3 +153,15 @@ def test_a_mask_is_not_materialised() -> None:
     q = np.ones((1, 1, n, 4), np.float32)
     mask = np.broadcast_to(np.array(True), (1, 1, n, n))
     np.testing.assert_array_equal(sdpa(q, q, q, causal=True, window=3, mask=mask), q)
+
+
+@pytest.mark.parametrize("mask", ["", "bool-qk"])
+def test_many_rows_give_the_bits_of_few(mask: str) -> None:
+    """Heads together fill strips of 192 rows; one alone has a strip of 96."""
+    case = SdpaCase(34, 34, 190, 200, 16, causal=True, mask=mask)
+    (q, k, v), options = (x.copy() for x in case.arrays), case.options
+    v[0, 5, 17] = np.inf  # what a row may not see does not touch it, whoever shares its strip
+    whole = sdpa(q, k, v, **options)
+    for head in (0, 5, 33):
+        one = slice(head, head + 1)
+        np.testing.assert_array_equal(sdpa(q[:, one], k[:, one], v[:, one], **options), whole[:, one])

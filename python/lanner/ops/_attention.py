@@ -111,7 +111,8 @@ def sdpa(
 
     Complexity: head_dim + head_dim of v multiply-adds per query head and pair of positions; blocks of keys
     that none of several neighbouring queries sees are skipped. Memory: at most 1 MB per thread, kept for the
-    next call; with few queries also partial results, at most a fifth of k and v.
+    next call; with few queries also partial results, 4 bytes times 2 + head_dim of v, rounded up to 16, for
+    each query head and 256 keys.
     """
     q, k, v = (
         floats("sdpa", name, x, (np.float32, np.float16)) for name, x in (("q", q), ("k", k), ("v", v))
