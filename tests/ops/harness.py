@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,15 @@ from lanner import _core
 from reference import FLOATS, random_rows
 
 PAGE = _core.PAGE_POSITIONS
+
+
+EMULATED = os.environ.get("LANNER_ISA", "").endswith("_emulated")
+"""Fifty times slower: long tests take an eighth of their cases."""
+
+
+def fewer(n: int) -> int:
+    """n repetitions, or an eighth of them where the instruction set is emulated."""
+    return -(-n // 8) if EMULATED else n
 
 
 def rows_step(n_tokens: int, output_rows: list[int] | None = None) -> _core.Step:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import bits
+from harness import bits, fewer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ from calls import CALLS, Call, Results
 from lanner import ops
 from layouts import READABLE, WRITABLE, Placed, place
 
-EXAMPLES = int(os.environ.get("LANNER_FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("LANNER_FUZZ_EXAMPLES", fewer(60)))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from harness import bits
+from harness import EMULATED, bits
 
 from lanner import ops
 from reference import random_rows
@@ -121,6 +121,7 @@ def ticks_during(call: Callable[[], object]) -> int:
     return sum(begin + margin < t < end - margin for t in ticks)
 
 
+@pytest.mark.skipif(EMULATED, reason="slow, and the lock is no matter of the instruction set")
 def test_others_run_meanwhile() -> None:
     """A call that kept the lock would leave no tick, ever; on a busy machine it may take some calls."""
     ops.set_threads(1)
