@@ -160,6 +160,8 @@ def test_contenders_alternate(monkeypatch) -> None:
     monkeypatch.setattr(limits, "probe", lambda names: limits.probes["copy"].append(1e9))
     case = rows("softmax", 4, 16)
     comparison = Comparison(case, limits, Effort(2, 0.0))
+    assert order == list(calls)  # once each: what works?
+    order.clear()
     for _ in range(2):
         comparison.peers()
         comparison.ours()
@@ -414,3 +416,11 @@ def test_nothing_to_picture() -> None:
 
     with pytest.raises(ValueError, match="plot: nothing was measured"):
         draw([replace(pictured(1), results=[])])
+
+
+def test_a_peer_that_cannot_is_left_out() -> None:
+    def refuses() -> None:
+        raise AttributeError("this version has no such operation")
+
+    turns = Turns({OURS: lambda: None, "torch": refuses}, 0.0)
+    assert list(turns.calls) == list(turns.repeats) == [OURS]

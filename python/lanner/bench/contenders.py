@@ -34,12 +34,27 @@ def package(name: str) -> Any:
         return None
 
 
+_MISSING = (AttributeError, NotImplementedError, RuntimeError, TypeError)
+
+
+def works(call: Call) -> bool:
+    """Whether a peer can do what it is asked; its version may lack it."""
+    try:
+        call()
+    except _MISSING:
+        return False
+    return True
+
+
 def contenders(case: Case, torch: Any = None) -> dict[str, Call]:
     """Calls by contender, `OURS` first; a peer without the operation or the dtype is left out.
 
     `torch` is the module of PyTorch, or None to leave it out.
     """
-    calls = _MAKERS[case.op](case, torch)
+    try:
+        calls = _MAKERS[case.op](case, torch)
+    except _MISSING:  # this version of PyTorch has another API, or none, for such weights
+        calls = _MAKERS[case.op](case, None)
     return {OURS: calls[OURS], **{peer: calls[peer] for peer in PEERS if peer in calls}}
 
 
