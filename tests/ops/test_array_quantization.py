@@ -118,6 +118,21 @@ def test_quantize_of_ties_zeros_and_ends(fmt: str) -> None:
         same_bits(quantize(x, fmt), reference.quantized(fmt, x))
 
 
+@pytest.mark.parametrize(
+    ("fmt", "low", "high"),
+    [("q4_0", -8, 7), ("q5_0", -16, 15), ("q4_1", 0, 15), ("q5_1", 0, 31), ("q8_0", -127, 127)],
+)
+def test_quantize_of_values_between_two_codes(fmt: str, low: int, high: int) -> None:
+    """A scale that is a power of two makes exact halves, of which each format has a rule."""
+    x = np.random.default_rng(1).integers(low, high, (200, 32)) + 0.5
+    x[:, 3], x[:, 20] = low, high
+    for scale in (1, 0.25, -0.5 if low else 2):
+        scaled = (x * scale).astype(np.float32)
+        data = quantize(scaled, fmt)
+        same_bits(data, reference.quantized(fmt, scaled))
+        assert (np.abs(dequantize(data, fmt) - scaled) >= np.abs(scale) / 2)[:, :3].all()
+
+
 @pytest.mark.parametrize("fmt", CODED)
 def test_quantize_keeps_its_bound(fmt: str) -> None:
     x = some_floats((200, 96), 3, spread=1.0)
