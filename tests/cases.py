@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 
@@ -59,13 +60,29 @@ class LinearCase:
 
 @dataclass(frozen=True)
 class AttentionCase:
-    """Sequences of (kv length, new tokens) over one cache; pages are dealt in random order."""
+    """Sequences of (kv length, new tokens) over one cache; pages are dealt in random order.
+
+    A `reach` of -1 is no bias.
+    """
 
     n_heads: int
     n_kv_heads: int
     head_dim: int
     sequences: tuple[tuple[int, int], ...]
     kv_format: str = "f16"
+    window: int = 0
+    softcap: float = 0.0
+    causal: bool = True
+    reach: int = -1
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the operation and the reference are told; bias (n_heads, 2 reach + 1)."""
+        given: dict[str, Any] = {"window": self.window, "softcap": self.softcap, "causal": self.causal}
+        if self.reach >= 0:
+            rng = np.random.default_rng(self.reach)
+            given["bias"] = rng.standard_normal((self.n_heads, 2 * self.reach + 1)).astype(np.float32)
+        return given
 
     @property
     def seed(self) -> int:
@@ -73,7 +90,9 @@ class AttentionCase:
 
     def __str__(self) -> str:
         sequences = "_".join(f"{n}of{kv}" for kv, n in self.sequences)
-        return f"{self.n_heads}over{self.n_kv_heads}-d{self.head_dim}-{self.kv_format}-{sequences}"
+        options = f"-w{self.window}" * (self.window > 0) + f"-cap{self.softcap:g}" * (self.softcap > 0)
+        options += "-all" * (not self.causal) + f"-bias{self.reach}" * (self.reach >= 0)
+        return f"{self.n_heads}over{self.n_kv_heads}-d{self.head_dim}-{self.kv_format}-{sequences}{options}"
 
 
 @dataclass(frozen=True)
@@ -149,6 +168,27 @@ ATTENTION = [
     # Several sequences, decode and prefill side by side.
     AttentionCase(6, 2, 64, ((1, 1), (513, 1), (33, 33), (64, 1), (300, 4), (258, 5))),
     AttentionCase(9, 3, 20, ((7, 7), (256, 1), (600, 2)), "f32"),
+]
+
+# Both sides of a block, a page, a tile and a chunk, and a window that holds everything.
+WINDOWS = (1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 100, 255, 256, 257, 300, 9999)
+_MIXED = ((1, 1), (513, 1), (33, 33), (64, 1), (300, 4), (258, 5), (700, 90))
+_WHOLE = ((1, 1), (2, 2), (33, 33), (64, 64), (257, 257), (3, 3), (300, 300))
+ATTENTION_OPTIONS = [
+    *(
+        AttentionCase(6, 2, 20, ((700, n),), fmt, window=w)
+        for w in WINDOWS
+        for n, fmt in ((1, "f16"), (130, "f32"))
+    ),
+    *(AttentionCase(6, 2, 16, ((300, 300),), window=w) for w in WINDOWS),
+    *(AttentionCase(g * 2, 2, 64, _MIXED, window=w) for g in (1, 3, 24) for w in (40, 300)),
+    *(AttentionCase(6, 2, 20, _MIXED, softcap=c) for c in (0.3, 2.0, 50.0)),
+    *(AttentionCase(6, 2, 20, _WHOLE, fmt, causal=False) for fmt in ("f16", "f32")),
+    AttentionCase(1, 1, 64, ((600, 600),), causal=False),
+    *(AttentionCase(6, 2, 20, _MIXED, reach=r) for r in (0, 1, 7, 8, 16, 128, 1000)),
+    *(AttentionCase(4, 4, 16, _WHOLE, causal=False, reach=r) for r in (0, 7, 8, 128)),
+    AttentionCase(6, 2, 20, _MIXED, "f32", window=70, softcap=1.5, reach=50),
+    AttentionCase(6, 3, 20, _WHOLE, softcap=1.5, causal=False, reach=3),
 ]
 
 SAMPLE = [

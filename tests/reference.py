@@ -185,18 +185,19 @@ def silu(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-x))
 
 
-def rope_table(positions: np.ndarray, inv_freq: np.ndarray) -> np.ndarray:
+def rope_table(positions: np.ndarray, inv_freq: np.ndarray, factor: float = 1.0) -> np.ndarray:
     """(T, D): cosines, then sines."""
     angles = np.asarray(positions, np.float64)[:, None] * inv_freq
-    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    return factor * np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def rotate(x: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """x (T, heads, D) in half-split pairs, table (T, D)."""
-    half = x.shape[-1] // 2
-    a, b = x[..., :half].astype(np.float64), x[..., half:].astype(np.float64)
-    cos, sin = table[:, None, :half].astype(np.float64), table[:, None, half:].astype(np.float64)
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    """x (T, heads, D) in half-split pairs of the first dimensions that a table (T, up to D) has."""
+    x, table = x.astype(np.float64), table[:, None].astype(np.float64)
+    half = table.shape[-1] // 2
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    cos, sin = table[..., :half], table[..., half:]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -213,19 +214,44 @@ class Attention:
     score_range: np.ndarray
 
 
-def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, positions: np.ndarray, scale: float) -> Attention:
-    """Causal: q (T, H, D) at `positions` over k and v (L, KH, D) at positions 0 .. L - 1."""
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    positions: np.ndarray,
+    scale: float,
+    *,
+    window: int = 0,
+    softcap: float = 0.0,
+    causal: bool = True,
+    bias: np.ndarray | None = None,
+) -> Attention:
+    """q (T, H, D) at `positions` over k and v (L, KH, D) at positions 0 .. L - 1.
+
+    A window w: the keys at a distance 0 <= i - j < w; a softcap c: c tanh(s / c); bias (H, 2 reach + 1) by
+    j - i, beyond reach the outermost.
+    """
     n_heads, n_kv_heads = q.shape[1], k.shape[1]
     repeat = n_heads // n_kv_heads
     q = q.astype(np.float64).swapaxes(0, 1)  # (H, T, D)
     k = np.repeat(k.astype(np.float64), repeat, axis=1).transpose(1, 2, 0)  # (H, D, L)
     v = np.repeat(v.astype(np.float64), repeat, axis=1).swapaxes(0, 1)  # (H, L, D)
-    visible = np.arange(k.shape[2]) <= np.asarray(positions)[:, None]
-    scores = np.where(visible, q @ k * scale, -np.inf)
+    distance = np.arange(k.shape[2]) - np.asarray(positions)[:, None]  # j - i, (T, L)
+    visible = np.ones(distance.shape, bool) if not causal else distance <= 0
+    if window:
+        visible = visible & (distance > -window)
+    scores, sizes = q @ k * scale, np.abs(q) @ np.abs(k) * abs(scale)
+    if softcap:
+        scores = softcap * np.tanh(scores / softcap)
+    if bias is not None:
+        reach = bias.shape[1] // 2
+        added = bias.astype(np.float64)[:, np.clip(distance, -reach, reach) + reach]
+        scores, sizes = scores + added, sizes + np.abs(added)
+    scores = np.where(visible, scores, -np.inf)
     highest = scores.max(axis=-1, keepdims=True)
     p = np.exp(scores - highest)
     p /= p.sum(axis=-1, keepdims=True)
-    sizes = np.where(visible, np.abs(q) @ np.abs(k) * abs(scale), 0)
+    sizes = np.where(visible, sizes, 0)
     lowest = np.where(visible, scores, np.inf).min(axis=-1, keepdims=True)
     each = (p @ v, p @ np.abs(v), sizes.max(axis=-1, keepdims=True), highest - lowest)
     return Attention(*(a.swapaxes(0, 1) for a in each))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from tiny_llama import EPS, MODELS, make
 
 REPLICABLE = {"gather_rows", "rms_norm", "quantize_rows", "rope_table"}
 WRITES = {"quantize_rows": ("int8", "int16"), "quantize_cols": ("int8", "int16"), "rope_append": ("qkv",),
-          "sample": ("out",)}  # fmt: skip
+          "append": ("kv",), "sample": ("out",)}  # fmt: skip
 OWN = {
     "quantize_cols": ("x", "int8", "int16"),
     "rope_append": ("qkv",),
+    "append": ("kv",),
     "linear": ("out",),
     "gate_up": ("out",),
 }
@@ -31,7 +33,7 @@ def unit_of(i: Instruction) -> int:
     """Columns of a unit of work of an operation that is cut by columns."""
     if i.op == "quantize_cols":
         return 32
-    return i.args["table"].cols if i.op == "rope_append" else i.args["unit_rows"]
+    return DIM if i.op in ("rope_append", "append") else i.args["unit_rows"]
 
 
 def rows_of(i: Instruction) -> str:
@@ -79,6 +81,7 @@ def test_phases_of_a_model(name: str, tmp_path_factory: pytest.TempPathFactory) 
 
 N_HEADS, N_KV_HEADS, DIM, HIDDEN, MAX_LAYERS = 4, 2, 16, 64, 6
 ROPE = Rope(10000.0 ** (-np.arange(0, DIM, 2) / DIM))
+NARROW = Rope(ROPE.inv_freq[:3], 1.25)
 
 
 def packed(*segments: tuple[str, int]) -> _core.Packed:
@@ -91,14 +94,30 @@ QKV = {"f32": packed(("f32", 128)), "mixed": packed(("q4_0", 64), ("q8_0", 32), 
 GATE_UP = {fmt: packed((fmt, HIDDEN), (fmt, HIDDEN)) for fmt in ("f32", "q4_0")}
 NORM = np.linspace(0.5, 1.5, HIDDEN, dtype=np.float32)
 
+BIAS = np.linspace(-2, 2, N_HEADS * 7, dtype=np.float32)
+KINDS: list[dict[str, Any]] = [
+    {}, {"window": 3}, {"softcap": 0.5}, {"bias": BIAS, "window": 5}, {"causal": False},
+]  # fmt: skip
+
 # An operation, the values it takes (counted from the newest), and which of its weights.
 Choice = tuple[str, int, int, int]
 OPS = ("norm", "linear", "add", "gate_up", "attend")
 choices = st.tuples(st.sampled_from(OPS), st.integers(0, 3), st.integers(0, 3), st.integers(0, 5))
 
 
+CROSS = packed(("f32", 32), ("q8_0", 32))
+
+
+def positioned(b: Builder, qkv: Value, layer: int, at: str, rope: int) -> Value:
+    """A rotation, part of one, or none."""
+    if rope == 0:
+        return b.append(qkv, layer, f"{at}append")
+    return b.rope_append(qkv, layer, ROPE if rope == 1 else NARROW, f"{at}rope")
+
+
 def build(plan: list[Choice], n_threads: int) -> Program:
-    b = Builder(_core.KvCache("f16", MAX_LAYERS, 1, N_KV_HEADS, DIM), N_HEADS, DIM)
+    cache, cross_cache = (_core.KvCache("f16", n, 1, N_KV_HEADS, DIM) for n in (MAX_LAYERS, 1))
+    b = Builder(cache, N_HEADS, DIM, cross_cache)
     values, layer = [b.embed(SQUARE["f32"])], 0
     for n, (op, first, second, weight) in enumerate(plan):
         x, y = values[-1 - first % len(values)], values[-1 - second % len(values)]
@@ -106,7 +125,11 @@ def build(plan: list[Choice], n_threads: int) -> Program:
         if op == "attend" and layer < MAX_LAYERS:
             h = b.linear(x, list(QKV.values())[weight % 2], f"{n}.qkv", by_heads=weight < 3)
             values.append(b.linear(y, square, f"{n}.beside"))
-            values.append(b.attention(b.rope_append(h, layer, ROPE, f"{n}.rope"), layer, 0.25, f"{n}.attn"))
+            q = positioned(b, h, layer, f"{n}.", first)
+            values.append(b.attention(q, layer, 0.25, f"{n}.attn", **KINDS[(first + second) % len(KINDS)]))
+            if first == 3:
+                b.append(b.linear(x, CROSS, f"{n}.kv", by_heads=True), 0, f"{n}.append", cross=True)
+                values.append(b.attention(values[-1], 0, 0.25, f"{n}.across", cross=True))
             layer += 1
         elif op == "gate_up":
             h = b.gate_up(
@@ -134,10 +157,10 @@ def build(plan: list[Choice], n_threads: int) -> Program:
 def test_any_program_gives_what_its_interpreter_gives(
     n_tokens: int, rows: list[int], plan: list[Choice]
 ) -> None:
-    step = _core.Step(8, 1, 8, 1)
+    step = _core.Step(8, 1, 8, 1, 1)
     step.n_tokens, step.n_seqs, step.n_outputs = n_tokens, 1, len(rows)
     step.token_ids[:], step.positions[:], step.output_rows[: len(rows)] = np.arange(8) * 7, np.arange(8), rows
-    step.seq_starts[:], step.kv_lens[:] = (0, n_tokens), n_tokens
+    step.seq_starts[:], step.kv_lens[:], step.cross_lens[:] = (0, n_tokens), n_tokens, 8
     program = build(plan, 3)
     check_phases(program.instructions)
     wanted = build(plan, 1).interpret(step)["head"]

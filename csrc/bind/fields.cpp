@@ -100,14 +100,29 @@ void fill(Fields& f, GateUpArgs& a) {
   a = {f.weight("weight"), linear_input(f), f.written<float>("out"),
        f.number<int32_t>("unit_rows", kPanelRows)};
 }
-void fill(Fields& f, RopeTableArgs& a) { a = {f.vector<double>("inv_freq"), f.written<float>("out")}; }
+void fill(Fields& f, RopeTableArgs& a) {
+  a = {f.vector<double>("inv_freq"), f.written<float>("out"), f.number<double>("factor", 1.0)};
+}
 void fill(Fields& f, RopeAppendArgs& a) {
   a = {f.written<float>("qkv"), f.rows<float>("table"), f.cache("cache"), f.number<int32_t>("layer"),
        f.number<int32_t>("n_heads")};
 }
+void fill(Fields& f, AppendArgs& a) {
+  a = {f.rows<float>("kv"), f.cache("cache"), f.number<int32_t>("layer"), f.number<int32_t>("n_heads"),
+       f.number<bool>("cross", false)};
+}
 void fill(Fields& f, AttentionArgs& a) {
-  a = {f.rows<float>("q"),           f.written<float>("out"),  f.cache("cache"), f.number<int32_t>("layer"),
-       f.number<int32_t>("n_heads"), f.number<float>("scale"), f.plan()};
+  a = {f.rows<float>("q"),
+       f.written<float>("out"),
+       f.cache("cache"),
+       f.number<int32_t>("layer"),
+       f.number<int32_t>("n_heads"),
+       f.number<float>("scale"),
+       f.number<int32_t>("window", 0),
+       f.number<float>("softcap", 0.0f),
+       f.number<bool>("causal", true),
+       f.number<bool>("cross", false),
+       f.optional_vector<float>("bias")};
 }
 void fill(Fields& f, SampleArgs& a) { a = {f.rows<float>("logits"), f.written<int32_t>("out")}; }
 

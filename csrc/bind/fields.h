@@ -41,8 +41,8 @@ class Fields {
  public:
   // Slots are resolved in the arena of `program`; arrays, where there is none, must have the rows that `step`
   // asks for.
-  Fields(const char* op, pybind11::dict values, const Program* program, const Step* step, AttentionPlan* plan)
-      : op_(op), values_(std::move(values)), program_(program), step_(step), plan_(plan) {}
+  Fields(const char* op, pybind11::dict values, const Program* program, const Step* step)
+      : op_(op), values_(std::move(values)), program_(program), step_(step) {}
 
   // A value that the operation reads.
   template <class T>
@@ -60,7 +60,14 @@ class Fields {
     return value.is_none() ? Rows<T>{} : rows<T>(name, value, is_written);
   }
   template <class T>
-  Vector<T> vector(const char* name);
+  Vector<T> vector(const char* name) {
+    return vector<T>(name, take(name));
+  }
+  template <class T>
+  Vector<T> optional_vector(const char* name) {
+    pybind11::object value = find(name);
+    return value.is_none() ? Vector<T>{} : vector<T>(name, value);
+  }
   template <class T>
   T number(const char* name) {
     return cast<T>(name, take(name));
@@ -74,12 +81,13 @@ class Fields {
     return cast<std::shared_ptr<PackedWeight>>(name, take(name)).get();
   }
   KvCache* cache(const char* name) { return cast<std::shared_ptr<KvCache>>(name, take(name)).get(); }
-  AttentionPlan* plan() const { return plan_; }
 
   // Every value was asked for; a left-over name is an error.
   void finish() const;
 
  private:
+  template <class T>
+  Vector<T> vector(const char* name, const pybind11::object& value);
   pybind11::object find(const char* name);
   pybind11::object take(const char* name);
   template <class T>
@@ -106,13 +114,11 @@ class Fields {
   pybind11::dict values_;
   const Program* program_;
   const Step* step_;
-  AttentionPlan* plan_;
   size_t n_taken_ = 0;
 };
 
 template <class T>
-Vector<T> Fields::vector(const char* name) {
-  pybind11::object value = take(name);
+Vector<T> Fields::vector(const char* name, const pybind11::object& value) {
   check(pybind11::isinstance<pybind11::buffer>(value), op_, ": ", name, " is a ", type_name(value),
         ", wanted a vector");
   const pybind11::buffer_info b = value.cast<pybind11::buffer>().request();
@@ -130,6 +136,7 @@ void fill(Fields& f, LinearArgs& a);
 void fill(Fields& f, GateUpArgs& a);
 void fill(Fields& f, RopeTableArgs& a);
 void fill(Fields& f, RopeAppendArgs& a);
+void fill(Fields& f, AppendArgs& a);
 void fill(Fields& f, AttentionArgs& a);
 void fill(Fields& f, SampleArgs& a);
 

@@ -129,13 +129,18 @@ py::memoryview raw(std::vector<T>& values, py::ssize_t cols) {
   return py::memoryview::from_buffer(values.data(), {rows, cols}, {cols * item, item});
 }
 
+py::memoryview raw_table(std::vector<int32_t>& pages, py::ssize_t rows, py::ssize_t cols) {
+  return py::memoryview::from_buffer(pages.data(), {rows, cols}, {cols * py::ssize_t{4}, py::ssize_t{4}});
+}
+
 py::dict memoryviews(StepBuffers& s) {
   py::dict d;
   d["token_ids"] = raw(s.token_ids, 1), d["positions"] = raw(s.positions, 1);
   d["token_seqs"] = raw(s.token_seqs, 1), d["seq_starts"] = raw(s.seq_starts, 1);
   d["kv_lens"] = raw(s.kv_lens, 1), d["output_rows"] = raw(s.output_rows, 1);
-  d["block_tables"] = py::memoryview::from_buffer(s.block_tables.data(), {s.max_seqs, s.max_pages},
-                                                  {s.max_pages * py::ssize_t{4}, py::ssize_t{4}});
+  d["block_tables"] = raw_table(s.block_tables, s.max_seqs, s.max_pages);
+  d["cross_lens"] = raw(s.cross_lens, 1);
+  d["cross_tables"] = raw_table(s.cross_tables, s.max_seqs, s.max_cross_pages);
   d["sampling"] = raw(s.sampling, kSamplingCols);
   return d;
 }
@@ -150,14 +155,22 @@ py::cpp_function vector_view() {
 
 }  // namespace
 
-StepBuffers::StepBuffers(int32_t tokens, int32_t seqs, int32_t outputs, int32_t pages)
-    : max_tokens(tokens), max_seqs(seqs), max_outputs(outputs), max_pages(pages) {
+StepBuffers::StepBuffers(int32_t tokens, int32_t seqs, int32_t outputs, int32_t pages, int32_t cross_pages)
+    : max_tokens(tokens),
+      max_seqs(seqs),
+      max_outputs(outputs),
+      max_pages(pages),
+      max_cross_pages(cross_pages) {
   check(tokens > 0 && seqs > 0 && outputs > 0 && pages > 0,
         "Step: max_tokens, max_seqs, max_outputs and max_pages are ", tokens, ", ", seqs, ", ", outputs, ", ",
         pages, ", wanted positive numbers");
+  check(cross_pages >= 0, "Step: max_cross_pages is ", cross_pages, ", wanted a number that is not negative");
   token_ids.resize(tokens), positions.resize(tokens), token_seqs.resize(tokens);
   seq_starts.resize(seqs + 1), kv_lens.resize(seqs);
   block_tables.resize(static_cast<size_t>(seqs) * pages);
+  cross_lens.resize(seqs);
+  cross_tables.resize(
+      std::max<size_t>(1, static_cast<size_t>(seqs) * cross_pages));  // a view wants an address
   output_rows.resize(outputs);
   sampling.resize(static_cast<size_t>(outputs) * kSamplingCols);
 }
@@ -171,7 +184,9 @@ Step StepBuffers::view() const {
           token_ids.data(),   positions.data(),
           token_seqs.data(),  seq_starts.data(),
           kv_lens.data(),     block_tables.data(),
-          output_rows.data(), sampling.data()};
+          output_rows.data(), sampling.data(),
+          max_cross_pages,    cross_lens.data(),
+          cross_tables.data()};
 }
 
 void bind_memory(py::module_& m) {
@@ -237,8 +252,8 @@ void bind_memory(py::module_& m) {
   m.attr("CODE_BYTES") = code_bytes;
 
   py::class_<StepBuffers>(m, "Step")
-      .def(py::init<int32_t, int32_t, int32_t, int32_t>(), py::arg("max_tokens"), py::arg("max_seqs"),
-           py::arg("max_outputs"), py::arg("max_pages"))
+      .def(py::init<int32_t, int32_t, int32_t, int32_t, int32_t>(), py::arg("max_tokens"),
+           py::arg("max_seqs"), py::arg("max_outputs"), py::arg("max_pages"), py::arg("max_cross_pages") = 0)
       .def_readwrite("n_tokens", &StepBuffers::n_tokens)
       .def_readwrite("n_seqs", &StepBuffers::n_seqs)
       .def_readwrite("n_outputs", &StepBuffers::n_outputs)
@@ -246,12 +261,19 @@ void bind_memory(py::module_& m) {
       .def_readonly("max_seqs", &StepBuffers::max_seqs)
       .def_readonly("max_outputs", &StepBuffers::max_outputs)
       .def_readonly("max_pages", &StepBuffers::max_pages)
+      .def_readonly("max_cross_pages", &StepBuffers::max_cross_pages)
       .def("memoryviews", &memoryviews)
       .def_property_readonly("token_ids", vector_view<&StepBuffers::token_ids>())
       .def_property_readonly("positions", vector_view<&StepBuffers::positions>())
       .def_property_readonly("token_seqs", vector_view<&StepBuffers::token_seqs>())
       .def_property_readonly("seq_starts", vector_view<&StepBuffers::seq_starts>())
       .def_property_readonly("kv_lens", vector_view<&StepBuffers::kv_lens>())
+      .def_property_readonly("cross_lens", vector_view<&StepBuffers::cross_lens>())
+      .def_property_readonly("cross_tables",
+                             [](py::object self) {
+                               auto& s = self.cast<StepBuffers&>();
+                               return view(s.cross_tables, {s.max_seqs, s.max_cross_pages}, self);
+                             })
       .def_property_readonly("output_rows", vector_view<&StepBuffers::output_rows>())
       .def_property_readonly("block_tables",
                              [](py::object self) {

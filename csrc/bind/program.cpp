@@ -4,7 +4,6 @@
 #include "bind/fields.h"
 #include "bind/step.h"
 #include "cpu/backend.h"
-#include "ops/step_check.h"
 
 namespace py = pybind11;
 
@@ -20,7 +19,7 @@ struct PyProgram : Program {
   void add_named(const std::string& op, const std::string& name, py::dict values, bool barrier) {
 #define LANNER_ADD(known, Args)                                \
   if (op == #known) {                                          \
-    Fields fields(#known, values, this, nullptr, &plan());     \
+    Fields fields(#known, values, this, nullptr);              \
     add<Args>(#known, name, barrier, read_args<Args>(fields)); \
     owners.push_back(values.attr("copy")());                   \
     return;                                                    \
@@ -35,16 +34,18 @@ struct PyProgram : Program {
 template <class Args>
 void run_alone(const StepBuffers& buffers, const py::kwargs& values) {
   const Step step = buffers.view();
-  AttentionPlan plan;
-  Fields fields(OpTraits<Args>::kName, values, nullptr, &step, &plan);
-  const Args args = read_args<Args>(fields);
+  Fields fields(OpTraits<Args>::kName, values, nullptr, &step);
+  Args args = read_args<Args>(fields);
   check(args);
   const char* op = OpTraits<Args>::kName;
   if constexpr (std::is_same_v<Args, EmbedArgs>) check_token_ids(op, step, args.weight->n);
   if constexpr (std::is_same_v<Args, GatherRowsArgs>) check_output_rows(op, step);
-  if constexpr (requires { args.cache; }) check_sequences(op, step, args.cache->n_pages);
+  CacheLimits caches;
+  caches.add(args);
+  check_sequences(op, step, caches);
   py::gil_scoped_release unlocked;
-  if constexpr (std::is_same_v<Args, AttentionArgs>) prepare(plan, args, step);
+  AttentionPlan plan;
+  if constexpr (std::is_same_v<Args, AttentionArgs>) prepare(*(args.plan = &plan), args, step);
   Memory scratch(kScratchBytes);
   Worker worker;
   worker.scratch = scratch.data();

@@ -27,6 +27,9 @@ struct Step {
   const int32_t* block_tables = nullptr;  // (S, max_pages) page of each 32 positions
   const int32_t* output_rows = nullptr;   // (R) token whose logits are wanted
   const float* sampling = nullptr;        // (R, 5) temperature, top_k, top_p, min_p, uniform in [0, 1)
+  int32_t max_cross_pages = 0;            // columns of cross_tables
+  const int32_t* cross_lens = nullptr;    // (S) positions of each sequence's source in the cross cache
+  const int32_t* cross_tables = nullptr;  // (S, max_cross_pages) page of each 32 of them
 
   int32_t rows(RowKind kind) const { return kind == RowKind::kTokens ? n_tokens : n_outputs; }
 };

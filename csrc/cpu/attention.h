@@ -7,6 +7,36 @@
 namespace lanner::LANNER_ISA_NS {
 namespace {
 
+// A strip of rows and where its queries, keys and values lie.
+struct CachedStrip : Strip {
+  const AttentionArgs& a;
+  const Step& step;
+  const AttentionUnit& u;
+  const int32_t* pages;
+  int group_heads;
+
+  CachedStrip(std::byte* scratch, const AttentionArgs& args, const Step& s, const AttentionUnit& unit)
+      : Strip(scratch, unit.n_tokens * args.group_heads(), args.cache->head_dim, args.cache->value_dim),
+        a(args),
+        step(s),
+        u(unit),
+        pages(args.cross ? s.cross_tables + int64_t{unit.seq} * s.max_cross_pages
+                         : s.block_tables + int64_t{unit.seq} * s.max_pages),
+        group_heads(args.group_heads()) {}
+
+  int token(int r) const { return u.first_token + r / group_heads; }
+  int head(int r) const { return u.kv_head * group_heads + r % group_heads; }
+  const std::byte* key(int position) const {
+    return a.cache->key(a.layer, pages[position / kPagePositions], u.kv_head) +
+           static_cast<size_t>(position % kPagePositions) * dim * info(a.cache->format).bytes;
+  }
+  const std::byte* value(int position) const {  // of a whole page
+    return a.cache->value(a.layer, pages[position / kPagePositions], u.kv_head);
+  }
+  int first_seen() const { return starts[0]; }  // both ascend with the row
+  int end_seen() const { return limits[n_rows - 1]; }
+};
+
 template <Format format>
 void score_block(const Strip& s, const std::byte* keys, int block) {
   for_row_groups(s.n_rows, [&](auto n, int r) LANNER_INLINE_LAMBDA {
@@ -20,22 +50,76 @@ template <Format format>
 void mix_page(const Strip& s, const std::byte* values, int start, int n_positions, const float* alpha) {
   const int64_t row_bytes = int64_t{s.value_dim} * info(format).bytes;
   const float* p = s.p + start % kTilePositions;
-  auto n_seen = [&](int row) {
-    const int n = s.limits[row] - start;
+  auto in_page = [&](int position) {
+    const int n = position - start;
     return n < 0 ? 0 : n < n_positions ? n : n_positions;
   };
   for_row_groups(s.n_rows, [&](auto n, int r) LANNER_INLINE_LAMBDA {
-    const int common = n_seen(r);  // limits ascend
-    const bool even = n_seen(r + n - 1) == common;
+    // Starts and limits ascend: all rows see first <= j < end; a row may see more before and behind it.
+    const int first = in_page(s.starts[r + n - 1]), limit = in_page(s.limits[r]);
+    const int end = limit < first ? first : limit;
+    const bool starts_even = in_page(s.starts[r]) == first, ends_even = in_page(s.limits[r + n - 1]) == end;
     for (int d = 0; d < s.value_dim; d += 16) {
       const std::byte* v = values + d * info(format).bytes;
-      mix_rows<format, n>(p + r * kTilePositions, v, row_bytes, common, s.value_dim,
-                          s.chunk.out + r * s.value_dim + d, alpha ? alpha + r : nullptr);
-      for (int i = r + 1; !even && i < r + n; ++i)
-        mix_rows<format, 1>(p + i * kTilePositions + common, v + common * row_bytes, row_bytes,
-                            n_seen(i) - common, s.value_dim, s.chunk.out + i * s.value_dim + d, nullptr);
+      auto alone = [&](int i, int from, int to, const float* factor) LANNER_INLINE_LAMBDA {
+        mix_rows<format, 1>(p + i * kTilePositions + from, v + from * row_bytes, row_bytes, to - from,
+                            s.value_dim, s.chunk.out + i * s.value_dim + d, factor);
+      };
+      for (int i = r; !starts_even && i < r + n; ++i) {
+        const int most = in_page(s.limits[i]);
+        alone(i, in_page(s.starts[i]), most < first ? most : first, alpha ? alpha + i : nullptr);
+      }
+      mix_rows<format, n>(p + r * kTilePositions + first, v + first * row_bytes, row_bytes, end - first,
+                          s.value_dim, s.chunk.out + r * s.value_dim + d,
+                          alpha && starts_even ? alpha + r : nullptr);
+      for (int i = r; !ends_even && i < r + n; ++i) alone(i, end, in_page(s.limits[i]), nullptr);
     }
   });
+}
+
+// --- scores --------------------------------------------------------------------------------------------
+// The bias of 16 keys whose distance j - i from the query ascends from `distance`, out of 2 reach + 1.
+inline F32 load_bias(const float* bias, int reach, int64_t distance) {
+  if (distance >= -reach && distance + 15 <= reach) return load(bias + reach + distance);
+  float lanes[16];
+  for (int lane = 0; lane < 16; ++lane) {
+    const int64_t x = distance + lane;
+    lanes[lane] = bias[reach + (x < -reach ? -reach : x > reach ? reach : x)];
+  }
+  return load(lanes);
+}
+
+// Cap and bias of the scores of a tile, from block `first` on.
+inline void adjust_scores(const CachedStrip& s, int tile_start, int first) {
+  const float cap = s.a.softcap;
+  const int n_cols = s.a.bias_cols();
+  for (int r = 0; r < s.n_rows; ++r)
+    for (int i = 16 * first; i < kTilePositions; i += 16) {
+      float* p = s.p + r * kTilePositions + i;
+      F32 x = load(p);
+      if (cap > 0) x = set1(cap) * tanh(x * set1(1.0f / cap));
+      if (n_cols)
+        x = x + load_bias(s.a.bias.data + int64_t{s.head(r)} * n_cols, n_cols / 2,
+                          int64_t{tile_start} + i - s.step.positions[s.token(r)]);
+      store(p, x);
+    }
+}
+
+// Scores become weights; -inf stands where a row sees nothing.
+inline void weigh(const CachedStrip& s, int tile_start, int first) {
+  if (s.a.softcap > 0 || s.a.bias.size) adjust_scores(s, tile_start, first);
+  const F32 unseen = set1(-__builtin_inff());
+  auto before_limit = [&](int r, int i, F32 x) LANNER_INLINE_LAMBDA {
+    return keep_first(x, s.limits[r] - tile_start - 16 * i, unseen);
+  };
+  if (s.starts[s.n_rows - 1] > tile_start)
+    soften(s, [&](int r, int i, F32 x) LANNER_INLINE_LAMBDA {
+      return keep_first(unseen, s.starts[r] - tile_start - 16 * i, before_limit(r, i, x));
+    });
+  else if (s.limits[0] < tile_start + kTilePositions)
+    soften(s, before_limit);
+  else
+    soften(s, SeeAll{});
 }
 
 // --- one strip -----------------------------------------------------------------------------------------
@@ -46,64 +130,58 @@ const std::byte* as_floats(const std::byte* from, int n, float* to) {
   return reinterpret_cast<const std::byte*>(to);
 }
 
+// The tile's n positions; blocks and pages before the first that any row sees are left out.
 template <Format format>
-void attend_tile(const Strip& s, const AttentionArgs& a, const int* pages, int kv_head, int tile_start,
-                 int end) {
-  const KvCache& c = *a.cache;
+void attend_tile(const CachedStrip& s, int tile_start, int n) {
   const bool convert = format != Format::F32 && s.n_rows > kFloatTile;
-  const int n = end - tile_start < kTilePositions ? end - tile_start : kTilePositions;
-  for (int block = 0; block * 16 < n; ++block) {
-    const int position = tile_start + 16 * block;
-    const std::byte* k = c.key(a.layer, pages[position / kPagePositions], kv_head) +
-                         static_cast<size_t>(position % kPagePositions) * s.dim * info(format).bytes;
+  const int unseen = s.first_seen() > tile_start ? s.first_seen() - tile_start : 0, first_block = unseen / 16;
+  for (int block = first_block; block * 16 < n; ++block) {
+    const std::byte* k = s.key(tile_start + 16 * block);
     if (convert)
       score_block<Format::F32>(s, as_floats<format>(k, 16 * s.dim, s.keys), block);
     else
       score_block<format>(s, k, block);
   }
-  if (s.limits[0] >= tile_start + kTilePositions)
-    soften(s, SeeAll{});
-  else
-    soften(s, [&](int r, int i, F32 x) LANNER_INLINE_LAMBDA {
-      return keep_first(x, s.limits[r] - tile_start - 16 * i, set1(-__builtin_inff()));
-    });
-  for (int first = 0; first < n; first += kPagePositions) {
+  weigh(s, tile_start, first_block);
+  const float* alpha = s.factors;
+  for (int first = unseen / kPagePositions * kPagePositions; first < n; first += kPagePositions) {
     const int n_here = n - first < kPagePositions ? n - first : kPagePositions;
-    const std::byte* v = c.value(a.layer, pages[(tile_start + first) / kPagePositions], kv_head);
-    const float* alpha = first == 0 ? s.factors : nullptr;
+    const std::byte* v = s.value(tile_start + first);
     if (convert)
       mix_page<Format::F32>(s, as_floats<format>(v, n_here * s.value_dim, s.values), tile_start + first,
                             n_here, alpha);
     else
       mix_page<format>(s, v, tile_start + first, n_here, alpha);
+    alpha = nullptr;
   }
 }
 
 template <Format format>
-void attend_chunk(const Strip& s, const AttentionArgs& a, const int* pages, int kv_head, int chunk,
-                  int kv_end) {
-  const int start = chunk * kChunkPositions;
-  const int end = kv_end - start < kChunkPositions ? kv_end : start + kChunkPositions;
+void attend_chunk(const CachedStrip& s, int chunk) {
+  const int start = chunk * kChunkPositions, rest = s.end_seen() - start;
+  const int end = rest < kChunkPositions ? start + rest : start + kChunkPositions;
   clear(s, s.chunk);
   for (int tile = start; tile < end; tile += kTilePositions)
-    attend_tile<format>(s, a, pages, kv_head, tile, end);
+    if (tile + kTilePositions > s.first_seen())
+      attend_tile<format>(s, tile, end - tile < kTilePositions ? end - tile : kTilePositions);
 }
 
-inline void load_strip(Strip& s, const AttentionArgs& a, const Step& step, const Worker& worker,
-                       const AttentionUnit& u, int group_heads) {
+inline void load_queries(const CachedStrip& s, const Worker& worker) {
   for (int r = 0; r < s.n_rows; ++r) {
-    const int t = u.first_token + r / group_heads, head = u.kv_head * group_heads + r % group_heads;
-    const float* q = a.q.row(worker, t) + head * s.dim;
-    for (int d = 0; d < s.dim; ++d) s.q[r * s.dim + d] = q[d] * a.scale;
-    s.limits[r] = step.positions[t] + 1;
+    const float* q = s.a.q.row(worker, s.token(r)) + s.head(r) * s.dim;
+    for (int d = 0; d < s.dim; ++d) s.q[r * s.dim + d] = q[d] * s.a.scale;
+    const SeenKeys seen = seen_keys(s.a, s.step, s.token(r), s.u.seq);
+    s.starts[r] = seen.first, s.limits[r] = seen.end;
   }
 }
 
-inline void write_row(const AttentionArgs& a, const Worker& worker, const AttentionUnit& u, int group_heads,
-                      int r, float inverse, const float* out, int dim) {
-  const int t = u.first_token + r / group_heads, head = u.kv_head * group_heads + r % group_heads;
-  float* to = a.out.row(worker, t) + head * dim;
-  for (int d = 0; d < dim; ++d) to[d] = out[d] * inverse;
+// Adding 0 makes a -0 that came of an underflow the 0 that it is where a chunk without weight was merged.
+inline void write_rows(const CachedStrip& s, const Worker& worker) {
+  for (int r = 0; r < s.n_rows; ++r) {
+    const float inverse = inverse_sum(s.total.l[r]), *out = s.total.out + r * s.value_dim;
+    float* to = s.a.out.row(worker, s.token(r)) + s.head(r) * s.dim;
+    for (int d = 0; d < s.dim; ++d) to[d] = out[d] * inverse + 0.0f;
+  }
 }
 
 inline void merge_group(const Strip& s, AttentionPlan& plan, const AttentionPlan::Group& group) {
@@ -114,16 +192,10 @@ inline void merge_group(const Strip& s, AttentionPlan& plan, const AttentionPlan
 
 template <Format format>
 void attend(const AttentionArgs& a, const Step& step, const Worker& worker, const AttentionUnit& u) {
-  const KvCache& c = *a.cache;
-  const int group_heads = a.n_heads / c.n_kv_heads;
-  std::byte* scratch = worker.scratch;
-  Strip s(scratch, u.n_tokens * group_heads, c.head_dim, c.value_dim);
-  load_strip(s, a, step, worker, u, group_heads);
-  const int* pages = step.block_tables + u.seq * step.max_pages;
-  const int kv_end = s.limits[s.n_rows - 1];  // positions ascend within a sequence
-
+  const CachedStrip s(worker.scratch, a, step, u);
+  load_queries(s, worker);
   if (u.chunk >= 0) {
-    attend_chunk<format>(s, a, pages, u.kv_head, u.chunk, kv_end);
+    attend_chunk<format>(s, u.chunk);
     store_partial(s, a.plan->partials.data() + u.partial);
     const AttentionPlan::Group& group = a.plan->groups[u.group];
     std::atomic<int32_t>& pending = a.plan->n_pending[u.group];
@@ -132,13 +204,12 @@ void attend(const AttentionArgs& a, const Step& step, const Worker& worker, cons
     merge_group(s, *a.plan, group);
   } else {
     clear(s, s.total);
-    for (int chunk = 0; chunk * kChunkPositions < kv_end; ++chunk) {
-      attend_chunk<format>(s, a, pages, u.kv_head, chunk, kv_end);
+    for (int chunk = s.first_seen() / kChunkPositions; chunk * kChunkPositions < s.end_seen(); ++chunk) {
+      attend_chunk<format>(s, chunk);
       merge(s, s.chunk);
     }
   }
-  for (int r = 0; r < s.n_rows; ++r)
-    write_row(a, worker, u, group_heads, r, inverse_sum(s.total.l[r]), s.total.out + r * s.value_dim, s.dim);
+  write_rows(s, worker);
 }
 
 void attention(const AttentionArgs& a, const Step& step, const Worker& worker, int begin, int end) {

@@ -32,6 +32,7 @@ struct RowStates {
 // Everything that a strip of rows keeps in scratch.
 struct Strip {
   int n_rows, dim, value_dim;
+  int* starts;  // (n_rows) the first position that the row sees; both ascend with the row
   int* limits;  // (n_rows) positions from here on the row may not see
   float* q;     // (n_rows, D) scaled
   float* p;     // (up to kStripRows, 64) scores, then weights of a tile
@@ -45,6 +46,7 @@ struct Strip {
   float* values;    // (64, Dv), or Dv / 16 panels of kPanelFloats
 
   Strip(std::byte*& scratch, int rows, int d, int dv) : n_rows(rows), dim(d), value_dim(dv) {
+    starts = take<int>(scratch, rows);
     limits = take<int>(scratch, rows);
     q = take<float>(scratch, rows * d);
     p = take<float>(scratch, kStripRows * kTilePositions);

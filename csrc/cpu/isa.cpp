@@ -1,5 +1,6 @@
 // Compiled once per instruction set with its own flags; exports one table of kernels.
 #include "cpu/activations.h"
+#include "cpu/append.h"
 #include "cpu/attention.h"
 #include "cpu/dequantize.h"
 #include "cpu/gate_up.h"

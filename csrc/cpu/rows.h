@@ -89,8 +89,8 @@ void rope_table(const RopeTableArgs& a, const Step& step, const Worker& worker, 
     float* out = a.out.row(worker, t);
     for (int i = 0; i < half; ++i) {
       const double angle = step.positions[t] * a.inv_freq.data[i];
-      out[i] = static_cast<float>(::cos(angle));
-      out[half + i] = static_cast<float>(::sin(angle));
+      out[i] = static_cast<float>(a.factor * ::cos(angle));
+      out[half + i] = static_cast<float>(a.factor * ::sin(angle));
     }
   }
 }

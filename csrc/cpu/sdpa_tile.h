@@ -17,7 +17,6 @@ constexpr uint64_t kAllSeen = ~uint64_t{0};
 struct ArrayStrip : Strip {
   const SdpaArgs& a;
   SdpaUnit u;
-  int* starts;
   uint64_t* seen;
 
   ArrayStrip(std::byte* scratch, const SdpaArgs& args, const SdpaUnit& unit)
@@ -25,7 +24,6 @@ struct ArrayStrip : Strip {
               static_cast<int>((args.value_dim + 15) / 16 * 16)),
         a(args),
         u(unit),
-        starts(take<int>(scratch, unit.n_rows)),
         seen(take<uint64_t>(scratch, unit.n_rows)) {}
 
   // Rows first to first + n as a strip of their own; first is a multiple of 16.

@@ -1,9 +1,11 @@
-// out[t][h] = sum_j softmax_j(scale * q[t][h] . k[j][g]) v[j][g], j <= position of t, g = h / (H / KH).
+// out[t][h] = sum_j softmax_j(bias + cap(scale * q[t][h] . k[j][g])) v[j][g], g = h / (H / KH), over the keys
+// that t sees: those up to its own position, the last of them (a window), all of its sequence, or a source's.
 //
 // Online softmax (Milakov and Gimelshein, 2018) over tiles of 64 positions in chunks of 256, both counted
-// from position 0. A chunk starts from nothing; chunks are merged in ascending order even on one thread. So
-// the bits of a row depend on its own keys and values alone: not on the rows beside it, on threads, or on how
-// the prompt was cut.
+// from position 0. A chunk starts from nothing; chunks are merged in ascending order even on one thread. A
+// tile of which a row sees nothing changes none of its bits, nor does a chunk, so those that no row of a
+// strip sees are left out. So the bits of a row depend on its own keys and values alone: not on the rows
+// beside it, on threads, or on how the prompt was cut.
 #pragma once
 
 #include <atomic>
@@ -21,7 +23,7 @@ inline constexpr int kStripRows = 48;        // 8 x 6 rows of queries reuse a co
 // One piece of work: a strip of query tokens of one sequence and KV head, over all its chunks or one.
 struct AttentionUnit {
   int32_t seq, kv_head, first_token, n_tokens;
-  int32_t chunk;   // -1: all chunks, the result is final
+  int32_t chunk;   // -1: all chunks that its rows see, the result is final
   int32_t group;   // units that share a result; the last to finish merges them
   size_t partial;  // floats from the start of partials to this unit's (m, l, O) rows
 };
@@ -44,39 +46,38 @@ struct AttentionArgs {
   int32_t layer;
   int32_t n_heads;
   float scale;
-  AttentionPlan* plan;  // shared by all layers of a program
+  int32_t window = 0;  // a query at i sees the keys at j with 0 <= i - j < window; 0: all up to its own
+  float softcap = 0;   // c: scores become c tanh(s / c), before bias and mask; 0: they stay
+  bool causal = true;  // false: a query sees all positions of its sequence
+  bool cross = false;  // keys are those of cross_tables and cross_lens, and all are seen
+  Vector<float> bias;  // (H, 2 reach + 1) or empty: scores += bias[h][clamp(j - i, -reach, reach) + reach]
+  AttentionPlan* plan = nullptr;  // shared by the layers of a program that cut a step alike
+
+  int32_t group_heads() const { return n_heads / cache->n_kv_heads; }
+  int32_t bias_cols() const { return static_cast<int32_t>(bias.size / n_heads); }
 };
+
+// Positions first <= j < end of its keys that a query sees.
+struct SeenKeys {
+  int32_t first, end;
+};
+inline int32_t n_keys(const AttentionArgs& a, const Step& step, int32_t seq) {
+  return (a.cross ? step.cross_lens : step.kv_lens)[seq];
+}
+inline SeenKeys seen_keys(const AttentionArgs& a, const Step& step, int32_t token, int32_t seq) {
+  if (!a.causal) return {0, n_keys(a, step, seq)};
+  const int32_t end = step.positions[token] + 1;
+  return {a.window && a.window < end ? end - a.window : 0, end};
+}
+
+// Whether one plan serves both.
+bool cuts_alike(const AttentionArgs& a, const AttentionArgs& b);
 
 // Cuts the step into units, the longest of each sequence first; once per step.
 void prepare(AttentionPlan& plan, const AttentionArgs& a, const Step& step);
 
-inline void check(const AttentionArgs& a) {
-  const KvCache& c = *a.cache;
-  check(a.layer >= 0 && a.layer < c.n_layers, "attention: layer is ", a.layer, ", the cache has ",
-        c.n_layers);
-  check(a.n_heads > 0 && a.n_heads % c.n_kv_heads == 0, "attention: n_heads is ", a.n_heads,
-        ", wanted a multiple of n_kv_heads, ", c.n_kv_heads);
-  check(a.n_heads / c.n_kv_heads <= kStripRows, "attention: ", a.n_heads, " heads over ", c.n_kv_heads,
-        " KV heads, wanted at most ", kStripRows, " each");
-  check_head_dim("attention", c);
-  check_kind("attention", "q", a.q, RowKind::kTokens);
-  check_kind("attention", "out", a.out, RowKind::kTokens);
-  check(a.q.cols >= a.n_heads * c.head_dim, "attention: q has ", a.q.cols, " columns, wanted at least ",
-        a.n_heads * c.head_dim);
-  check_cols("attention", "out", a.out, int64_t{a.n_heads} * c.head_dim);
-}
+void check(const AttentionArgs& a);
 inline int units(const AttentionArgs& a, const Step&) { return static_cast<int>(a.plan->units.size()); }
-inline Cost cost(const AttentionArgs& a, const Step& step) {
-  const KvCache& c = *a.cache;
-  Cost total;
-  for (int32_t s = 0; s < step.n_seqs; ++s) {
-    const double n_queries = step.seq_starts[s + 1] - step.seq_starts[s], n_keys = step.kv_lens[s];
-    const double n_pairs = n_queries * (n_keys - (n_queries - 1) / 2);
-    total.n_bytes += n_keys * c.n_kv_heads * (c.head_dim + c.value_dim) * info(c.format).bytes;
-    total.n_flops += 4.0 * n_pairs * a.n_heads * c.head_dim;
-  }
-  total.n_bytes += 8.0 * step.n_tokens * a.out.cols;
-  return total;
-}
+Cost cost(const AttentionArgs& a, const Step& step);
 
 }  // namespace lanner

@@ -57,6 +57,13 @@ struct KvCache {
   }
 };
 
+// The page that holds the position of a token, in the cache or in the cross cache.
+inline int32_t page_of(const Step& step, int32_t token, bool cross) {
+  const int32_t* tables = cross ? step.cross_tables : step.block_tables;
+  const int32_t n_pages = cross ? step.max_cross_pages : step.max_pages;
+  return tables[int64_t{step.token_seqs[token]} * n_pages + step.positions[token] / kPagePositions];
+}
+
 inline void check_head_dim(const char* op, const KvCache& c) {
   check(c.head_dim <= kMaxHeadDim, op, ": head_dim is ", c.head_dim, ", wanted at most ", kMaxHeadDim);
 }

@@ -1,7 +1,5 @@
 #include "ops/step_check.h"
 
-#include "ops/kv_cache.h"
-
 namespace lanner {
 
 void check_token_ids(const char* op, const Step& s, int32_t vocab_size) {
@@ -18,10 +16,14 @@ void check_output_rows(const char* op, const Step& s) {
 
 namespace {
 
-void check_sequence(const char* op, const Step& s, int32_t seq, int32_t n_pages) {
-  const int32_t first = s.seq_starts[seq], end = s.seq_starts[seq + 1], kv_len = s.kv_lens[seq];
+void check_tokens(const char* op, const Step& s, int32_t seq) {
+  const int32_t first = s.seq_starts[seq], end = s.seq_starts[seq + 1];
   check(first >= 0 && first < end && end <= s.n_tokens, op, ": sequence ", seq, " has the tokens ", first,
         " to ", end, " of ", s.n_tokens);
+}
+
+void check_cached(const char* op, const Step& s, int32_t seq, const CacheLimits& limits) {
+  const int32_t first = s.seq_starts[seq], end = s.seq_starts[seq + 1], kv_len = s.kv_lens[seq];
   check(kv_len >= end - first && kv_len <= int64_t{s.max_pages} * kPagePositions, op, ": sequence ", seq,
         " has a kv_len of ", kv_len, ", its table holds ", int64_t{s.max_pages} * kPagePositions);
   for (int32_t t = first; t < end; ++t)
@@ -29,17 +31,39 @@ void check_sequence(const char* op, const Step& s, int32_t seq, int32_t n_pages)
           s.positions[t], " of sequence ", s.token_seqs[t], ", wanted ", kv_len - (end - t), " of ", seq);
   for (int32_t p = 0; p * kPagePositions < kv_len; ++p) {
     const int32_t page = s.block_tables[static_cast<int64_t>(seq) * s.max_pages + p];
-    check(page >= 0 && page < n_pages, op, ": page ", page, " of sequence ", seq, " is outside the cache of ",
-          n_pages);
+    check(page >= 0 && page < limits.n_pages, op, ": page ", page, " of sequence ", seq,
+          " is outside the cache of ", limits.n_pages);
   }
+  check(!limits.whole || kv_len == end - first, op, ": sequence ", seq, " has ", end - first, " of its ",
+        kv_len, " positions in the step, wanted all: attention is not causal");
+}
+
+void check_cross(const char* op, const Step& s, int32_t seq, const CacheLimits& limits) {
+  const int32_t cross_len = s.cross_lens[seq];
+  check(cross_len >= 1 && cross_len <= int64_t{s.max_cross_pages} * kPagePositions, op, ": sequence ", seq,
+        " has a cross_len of ", cross_len, ", wanted 1 to ", int64_t{s.max_cross_pages} * kPagePositions);
+  for (int32_t p = 0; p * kPagePositions < cross_len; ++p) {
+    const int32_t page = s.cross_tables[static_cast<int64_t>(seq) * s.max_cross_pages + p];
+    check(page >= 0 && page < limits.n_cross_pages, op, ": cross page ", page, " of sequence ", seq,
+          " is outside the cache of ", limits.n_cross_pages);
+  }
+  for (int32_t t = s.seq_starts[seq]; limits.appends_cross && t < s.seq_starts[seq + 1]; ++t)
+    check(s.token_seqs[t] == seq && s.positions[t] >= 0 && s.positions[t] < cross_len, op, ": token ", t,
+          " has position ", s.positions[t], " of sequence ", s.token_seqs[t], ", wanted one below ",
+          cross_len, " of ", seq);
 }
 
 }  // namespace
 
-void check_sequences(const char* op, const Step& s, int32_t n_pages) {
+void check_sequences(const char* op, const Step& s, const CacheLimits& limits) {
+  if (!limits.n_pages && !limits.n_cross_pages) return;
   check(s.n_seqs >= 1 && s.seq_starts[0] == 0 && s.seq_starts[s.n_seqs] == s.n_tokens, op, ": ", s.n_seqs,
         " sequences do not cover the ", s.n_tokens, " tokens of the step");
-  for (int32_t seq = 0; seq < s.n_seqs; ++seq) check_sequence(op, s, seq, n_pages);
+  for (int32_t seq = 0; seq < s.n_seqs; ++seq) {
+    check_tokens(op, s, seq);
+    if (limits.n_pages) check_cached(op, s, seq, limits);
+    if (limits.n_cross_pages) check_cross(op, s, seq, limits);
+  }
 }
 
 }  // namespace lanner

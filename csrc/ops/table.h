@@ -1,6 +1,7 @@
 // The one list of operations. X(name, Args)
 #pragma once
 
+#include "ops/append.h"
 #include "ops/array_rows.h"
 #include "ops/attention.h"
 #include "ops/dequantize.h"
@@ -25,6 +26,7 @@
   X(gate_up, GateUpArgs)             \
   X(rope_table, RopeTableArgs)       \
   X(rope_append, RopeAppendArgs)     \
+  X(append, AppendArgs)              \
   X(attention, AttentionArgs)        \
   X(sample, SampleArgs)
 

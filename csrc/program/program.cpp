@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "cpu/backend.h"
-#include "ops/step_check.h"
 
 namespace lanner {
 
@@ -22,12 +21,6 @@ RowKind output_kind(const Args& args) {
     return args.x.kind;
   else
     return RowKind::kTokens;
-}
-
-// One plan of units serves all attentions of a program.
-bool same_geometry(const AttentionArgs& a, const AttentionArgs& b) {
-  return a.n_heads == b.n_heads && a.cache->n_kv_heads == b.cache->n_kv_heads &&
-         a.cache->head_dim == b.cache->head_dim && a.cache->value_dim == b.cache->value_dim;
 }
 
 int checked_threads(int n_threads) {
@@ -55,11 +48,7 @@ void Program::add(const char* op, std::string name, bool barrier, const Args& ar
   constexpr bool is_attention = std::is_same_v<Args, AttentionArgs>;
   if constexpr (std::is_same_v<Args, EmbedArgs>)
     limits_.vocab_size = std::min(limits_.vocab_size, args.weight->n);
-  if constexpr (requires { args.cache; })
-    limits_.n_pages = limits_.n_pages ? std::min(limits_.n_pages, args.cache->n_pages) : args.cache->n_pages;
-  if constexpr (is_attention)
-    check(!attention_ || same_geometry(args, *attention_), "Program: ", name,
-          " (attention) has other heads than the first attention of the list, whose plan it shares");
+  limits_.caches.add(args);
   Instruction i{std::move(name),
                 op,
                 barrier,
@@ -71,9 +60,9 @@ void Program::add(const char* op, std::string name, bool barrier, const Args& ar
                 OpTraits<Args>::kernel(cpu_table()),
                 [](const void* a, const Step& step) { return units(*static_cast<const Args*>(a), step); },
                 [](const void* a, const Step& step) { return cost(*static_cast<const Args*>(a), step); }};
-  i.raw = &std::get<Args>(*i.args);
-  if constexpr (is_attention)
-    if (!attention_) attention_ = static_cast<const AttentionArgs*>(i.raw);
+  Args& own = std::get<Args>(*i.args);
+  if constexpr (is_attention) give_plan(own);
+  i.raw = &own;
   push(std::move(i));
 }
 
@@ -81,6 +70,17 @@ void Program::add(const char* op, std::string name, bool barrier, const Args& ar
   template void Program::add<Args>(const char*, std::string, bool, const Args&);
 LANNER_OPS(LANNER_INSTANTIATE)
 #undef LANNER_INSTANTIATE
+
+// Layers that cut a step alike share the plan of the first of them.
+void Program::give_plan(AttentionArgs& args) {
+  for (size_t p = 0; p < plans_.size(); ++p)
+    if (cuts_alike(args, *planned_[p])) {
+      args.plan = plans_[p].get();
+      return;
+    }
+  args.plan = plans_.emplace_back(std::make_unique<AttentionPlan>()).get();
+  planned_.push_back(&args);
+}
 
 void Program::push(Instruction i) {
   const int index = static_cast<int>(instructions_.size());
@@ -119,12 +119,12 @@ void Program::check_step(const Step& s) const {
         ", wanted 0 to ", limits_.max_outputs);
   check_token_ids(op, s, limits_.vocab_size);
   check_output_rows(op, s);
-  if (limits_.n_pages) check_sequences(op, s, limits_.n_pages);
+  check_sequences(op, s, limits_.caches);
 }
 
 bool Program::run(const Step& step) {
   check_step(step);
-  if (attention_) prepare(plan_, *attention_, step);
+  for (const AttentionArgs* a : planned_) prepare(*a->plan, *a, step);
   for (size_t p = 0; p < phases_.size(); ++p) next_unit_[p].store(0, std::memory_order_relaxed);
   stopped_ = false;
   barrier_.reset();

@@ -16,6 +16,7 @@
 
 #include "core/memory.h"
 #include "core/pool.h"
+#include "ops/step_check.h"
 #include "ops/table.h"
 
 namespace lanner {
@@ -43,11 +44,11 @@ struct Instruction {
   Cost (*cost)(const void* args, const Step& step);
 };
 
-// What a step may refer to, taken from the operations of the list: the smallest vocabulary and cache.
+// What a step may refer to, taken from the operations of the list: the smallest vocabulary and caches.
 struct StepLimits {
   int32_t max_tokens = 0, max_outputs = 0;
   int32_t vocab_size = std::numeric_limits<int32_t>::max();
-  int32_t n_pages = 0;  // 0 without a cache
+  CacheLimits caches;
 };
 
 class Program {
@@ -69,7 +70,6 @@ class Program {
   const StepLimits& limits() const { return limits_; }
   std::byte* arena() const { return arena_.data(); }
   size_t arena_bytes() const { return arena_.n_bytes(); }
-  AttentionPlan& plan() { return plan_; }
   int n_threads() const { return n_threads_; }
   const std::vector<Instruction>& instructions() const { return instructions_; }
 
@@ -78,6 +78,7 @@ class Program {
     int first, first_main, end;  // instructions: [first, first_main) replicable, [first_main, end) by units
   };
 
+  void give_plan(AttentionArgs& args);
   void push(Instruction instruction);
   void check_step(const Step& step) const;
   void run_worker(const Step& step, int id);
@@ -87,8 +88,8 @@ class Program {
   const int n_threads_;
   StepLimits limits_;
   Memory arena_, scratch_;
-  AttentionPlan plan_;
-  const AttentionArgs* attention_ = nullptr;  // the first one of the list: the geometry of the plan
+  std::vector<std::unique_ptr<AttentionPlan>> plans_;
+  std::vector<const AttentionArgs*> planned_;  // by plan: the first attention that has it
   std::vector<Instruction> instructions_;
   std::vector<Phase> phases_;
   std::unique_ptr<std::atomic<int32_t>[]> next_unit_;  // by phase

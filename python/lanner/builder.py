@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lanner import _core
+from lanner._builder_attention import AttentionOperations
 from lanner.phases import REPLICABLE, Kind, Phase, Place, Value
 
 if TYPE_CHECKING:
@@ -32,28 +33,36 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding: `inv_freq` float64 (head_dim / 2,), any scaling applied."""
+    """Rotary embedding: `inv_freq` float64 (rotated dimensions / 2,), any scaling applied.
+
+    Cosines and sines are multiplied by `factor`, and scores by its square (YaRN, longrope).
+    """
 
     inv_freq: array[float] | npt.NDArray[np.float64]
+    factor: float = 1.0
 
 
-class Builder:
+class Builder(AttentionOperations):
     """Collects the instructions of one program.
 
     Args:
-        cache: the keys and values that `rope_append` writes and `attention` reads.
+        cache: the keys and values that `rope_append` and `append` write and `attention` reads.
         n_heads, head_dim: query heads of a layer.
+        cross_cache: keys and values of a source, for the `append` and `attention` that are `cross`.
     """
 
-    def __init__(self, cache: _core.KvCache, n_heads: int, head_dim: int) -> None:
+    def __init__(
+        self, cache: _core.KvCache, n_heads: int, head_dim: int, cross_cache: _core.KvCache | None = None
+    ) -> None:
         self.cache = cache
+        self.cross_cache = cross_cache
         self.n_heads = n_heads
         self.head_dim = head_dim
         self.instructions: list[Instruction] = []
         self.places: list[Place] = []
         self.scope = ""
         self._phase = Phase(-1)
-        self._tables: dict[int, Value] = {}
+        self._tables: dict[tuple[int, float], Value] = {}
 
     # --- operations, each under its name ------------------------------------------------------------------
     def embed(self, weight: _core.Packed, name: str = "embed") -> Value:
@@ -110,28 +119,6 @@ class Builder:
         self._emit("gate_up", name, args, reads=list(inputs.values()), writes=[out], unit=unit_rows)
         return out
 
-    def rope_append(self, qkv: Value, layer: int, rope: Rope, name: str) -> Value:
-        """Rotates the query heads of qkv in place and writes its keys and values to the cache."""
-        table = self._rope_table(rope)
-        args = {"table": table, "cache": self.cache, "layer": layer, "n_heads": self.n_heads}
-        out = self._overwrite(qkv, "rope_append", name)
-        self._emit("rope_append", name, args | {"qkv": out}, reads=[table], writes=[out], unit=self.head_dim)
-        return out
-
-    def attention(self, q: Value, layer: int, scale: float, name: str) -> Value:
-        """(T, n_heads * head_dim): causal attention of the query heads of q over the cache."""
-        out = self._value(self.n_heads * self.head_dim, "float32", "tokens", name)
-        args = {
-            "q": q,
-            "out": out,
-            "cache": self.cache,
-            "layer": layer,
-            "n_heads": self.n_heads,
-            "scale": scale,
-        }
-        self._emit("attention", name, args, reads=[q], writes=[out])
-        return out
-
     def sample(self, logits: Value, name: str = "sample") -> Value:
         """(R, 1) int32: the next token of each row."""
         out = self._value(1, "int32", "outputs", name)
@@ -164,14 +151,6 @@ class Builder:
             writes=[x.codes[form] for form in forms],
             unit=_core.BLOCK if by_cols else 0,
         )
-
-    def _rope_table(self, rope: Rope) -> Value:
-        key = id(rope.inv_freq)
-        if key not in self._tables:
-            table = self._value(2 * len(rope.inv_freq), "float32", "tokens", "rope")
-            self._emit("rope_table", "rope", {"inv_freq": rope.inv_freq, "out": table}, writes=[table])
-            self._tables[key] = table
-        return self._tables[key]
 
     def _heads_are_units(self, weight: _core.Packed) -> bool:
         return self.head_dim % _core.PANEL_ROWS == 0 and all(

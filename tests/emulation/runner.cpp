@@ -296,13 +296,13 @@ void attention(Fields& in, Fields& out) {
       RopeAppendArgs{rows(qkv, width), rows(in.at<float>("table"), dim), &cache, 0, n_heads}, step(0));
   AttentionPlan plan;
   const int64_t first = n - n_new;
-  const AttentionArgs a{rows(qkv + first * width, width),
-                        rows(out.make<float>("out", int64_t{n_new} * n_heads * dim), n_heads * dim),
-                        &cache,
-                        0,
-                        n_heads,
-                        in.number("scale"),
-                        &plan};
+  AttentionArgs a{rows(qkv + first * width, width),
+                  rows(out.make<float>("out", int64_t{n_new} * n_heads * dim), n_heads * dim),
+                  &cache,
+                  0,
+                  n_heads,
+                  in.number("scale")};
+  a.plan = &plan;
   prepare(plan, a, step(n - n_new));
   run(kernels().attention, a, step(n - n_new));
 }

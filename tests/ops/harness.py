@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -160,14 +161,17 @@ class Cached:
             layer=0, n_heads=c.n_heads,
         )  # fmt: skip
 
-    def attend(self, spans: list[tuple[int, int]], scale: float) -> np.ndarray:
-        """(tokens, H, D) for the queries at the positions of the spans."""
+    def attend(self, spans: list[tuple[int, int]], scale: float, **options: Any) -> np.ndarray:
+        """(tokens, H, D) for the queries at the positions of the spans; `options` instead of the case's."""
         c = self.case
+        options = c.options | options
+        if options.get("bias") is not None:
+            options["bias"] = options["bias"].ravel()
         q = np.concatenate([self.q[s][first:end] for s, (first, end) in enumerate(spans)])
         out = poisoned(len(q), c.n_heads * c.head_dim)
         _core.ops.attention(
             self.step(spans), q=tokens(q.reshape(len(q), -1)), out=tokens(out), cache=self.cache, layer=0,
-            n_heads=c.n_heads, scale=scale,
+            n_heads=c.n_heads, scale=scale, **options,
         )  # fmt: skip
         return out.reshape(len(q), c.n_heads, c.head_dim)
 

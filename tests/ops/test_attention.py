@@ -5,7 +5,7 @@ import pytest
 from harness import Cached, bits, make_cached, poisoned, rows_step, stored, tokens
 
 import reference
-from cases import ATTENTION, AttentionCase
+from cases import ATTENTION, ATTENTION_OPTIONS, AttentionCase
 from lanner import _core
 from reference import U, gamma
 
@@ -21,7 +21,8 @@ def spans_of(case: AttentionCase) -> list[tuple[int, int]]:
 def expected(made: Cached) -> tuple[np.ndarray, np.ndarray]:
     """float64 attention and the bound on the float32 error.
 
-    A score is a chain of D multiply-adds on a query scaled once: E = gamma(D + 2) * sum |q k|. A weight p is
+    A score is a chain of D multiply-adds on a query scaled once: E = gamma(D + 2) * sum |q k|; a cap, whose
+    slope is at most 1, adds 2 roundings to s and 7 to the result (3 ulp are 6), a bias 1. A weight p is
     the exponential of a rounded difference, off by 2 E + (R + 8) U in a range R of scores, once per tile that
     moves the maximum and once per merged chunk. Sum and mix add n positive weights in a chain, and each tile
     adds its reductions: both relative to sum p |v|. The quotient repeats what the sum has.
@@ -29,16 +30,18 @@ def expected(made: Cached) -> tuple[np.ndarray, np.ndarray]:
     case, parts, bounds = made.case, [], []
     for s, (first, end) in enumerate(spans_of(case)):
         k, v = (stored(a[s][:end], case.kv_format) for a in (made.k, made.v))
-        r = reference.attention(made.q[s][first:end], k, v, np.arange(first, end), scale_of(case))
+        r = reference.attention(
+            made.q[s][first:end], k, v, np.arange(first, end), scale_of(case), **case.options
+        )
         n_tiles = end // 64 + 1
-        error = 4 * gamma(case.head_dim + 2) * r.score_magnitude
+        error = 4 * gamma(case.head_dim + 2 + 9 * (case.softcap > 0) + (case.reach >= 0)) * r.score_magnitude
         error = error + ((2 * n_tiles + 2) * (r.score_range + 8) + 2 * end + 24 * n_tiles + 8) * U
         parts.append(r.out)
         bounds.append(error * r.magnitude)
     return np.concatenate(parts), np.concatenate(bounds)
 
 
-@pytest.mark.parametrize("case", ATTENTION, ids=str)
+@pytest.mark.parametrize("case", [*ATTENTION, *ATTENTION_OPTIONS], ids=str)
 def test_close_to_float64(case: AttentionCase) -> None:
     made = make_cached(case)
     wanted, bound = expected(made)

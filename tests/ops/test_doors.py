@@ -30,6 +30,7 @@ def arguments(op: str) -> dict[str, Any]:
         "rope_table": {"inv_freq": np.ones(8), "out": tokens(poisoned(2, 16))},
         "rope_append": {"qkv": tokens(poisoned(2, 64)), "table": tokens(poisoned(2, 16)), "cache": cache,
                         "layer": 0, "n_heads": 2},
+        "append": {"kv": tokens(poisoned(2, 64)), "cache": cache, "layer": 0, "n_heads": 2},
         "attention": {"q": x, "out": tokens(poisoned(2, 32)), "cache": cache, "layer": 0, "n_heads": 2,
                       "scale": 1.0},
         "sample": {"logits": outputs(poisoned(2, 32)), "out": outputs(poisoned(2, 1, "int32"))},
@@ -40,7 +41,8 @@ WRONG_KIND = [
     ("embed", "out", outputs), ("gather_rows", "out", tokens), ("rms_norm", "out", outputs),
     ("quantize_rows", "int8", outputs), ("quantize_cols", "int8", outputs), ("linear", "out", outputs),
     ("gate_up", "out", outputs), ("rope_table", "out", outputs), ("rope_append", "table", outputs),
-    ("rope_append", "qkv", outputs), ("attention", "q", outputs), ("attention", "out", outputs),
+    ("rope_append", "qkv", outputs), ("append", "kv", outputs),
+    ("attention", "q", outputs), ("attention", "out", outputs),
     ("sample", "logits", tokens), ("sample", "out", tokens),
 ]  # fmt: skip
 
@@ -80,6 +82,8 @@ def test_arrays_that_are_only_read_may_be_read_only() -> None:
         ("attention", "step.block_tables[0, 0] = 1 << 24", "attention: page 16777216 "),
         ("attention", "step.positions[1] = 1 << 24", "attention: "),
         ("rope_append", "step.token_seqs[1] = 1 << 24", "rope_append: "),
+        ("append", "step.block_tables[0, 0] = 1 << 24", "append: page 16777216 "),
+        ("append", "step.positions[1] = 1 << 24", "append: "),
         ("attention", "step.n_seqs = 0", "attention: "),
     ],
 )

@@ -47,6 +47,28 @@ def test_rotates_queries_and_caches_keys_and_values(case: AttentionCase) -> None
     np.testing.assert_allclose(made.attend([(0, n)], 0.5), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("rot_dim", [2, 6, 16, 18, 20])
+def test_a_narrow_table_rotates_the_first_dimensions(rot_dim: int) -> None:
+    """Whole heads of a rotation by nothing beyond, to the bit: x * 1 - y * 0 is x."""
+    rng = np.random.default_rng(rot_dim)
+    case, n = AttentionCase(4, 2, 20, ((40, 40),), "f32"), 40
+    qkv = rng.standard_normal((n, 8, 20)).astype(np.float32)
+    inv_freq = 10000.0 ** (-np.arange(0, rot_dim, 2) / rot_dim)
+    table = reference.rope_table(np.arange(n), inv_freq, 1.25).astype(np.float32)
+    made, after = make_cached(case), qkv.copy()
+    _core.ops.rope_append(made.step([(0, n)]), qkv=tokens(after.reshape(n, -1)), table=tokens(table),
+                          cache=made.cache, layer=0, n_heads=4)  # fmt: skip
+    alone = rotated(qkv[:, :4, :rot_dim], table)
+    np.testing.assert_array_equal(bits(after[:, :4, :rot_dim]), bits(alone))
+    np.testing.assert_array_equal(bits(after[:, :4, rot_dim:]), bits(qkv[:, :4, rot_dim:]))
+    np.testing.assert_allclose(after[:, :4], reference.rotate(qkv[:, :4], table), rtol=1e-5, atol=1e-6)
+    k = np.concatenate([rotated(qkv[:, 4:6, :rot_dim], table), qkv[:, 4:6, rot_dim:]], axis=-1)
+    other = make_cached(case)
+    other.append([(0, n)], [k], [qkv[:, 6:]])
+    made.q = other.q = [after[:, :4]]
+    np.testing.assert_array_equal(bits(made.attend([(0, n)], 0.5)), bits(other.attend([(0, n)], 0.5)))
+
+
 @pytest.mark.parametrize("kv_format", ["f16", "f32"])
 def test_every_slot_holds_its_own_value(kv_format: str) -> None:
     # Queries of zeros weigh 64 positions alike, and position j is alone in column j: the mean of column j is
@@ -90,7 +112,17 @@ def test_layers_and_heads_do_not_overlap() -> None:
     ("change", "error", "message"),
     [
         ({"qkv": tokens(poisoned(2, 79))}, ValueError, "rope_append: qkv has 79 columns, wanted 80"),
-        ({"table": tokens(poisoned(2, 8))}, ValueError, "rope_append: table has 8 columns, wanted 16"),
+        (
+            {"table": tokens(poisoned(2, 0))},
+            ValueError,
+            "table has 0 columns, wanted an even number up to 16",
+        ),
+        (
+            {"table": tokens(poisoned(2, 7))},
+            ValueError,
+            "table has 7 columns, wanted an even number up to 16",
+        ),
+        ({"table": tokens(poisoned(2, 18))}, ValueError, "table has 18 columns, wanted an even number up to"),
         ({"table": tokens(poisoned(1, 16))}, ValueError, "rope_append: table has 1 rows, the step has 2"),
         ({"layer": 1}, ValueError, "rope_append: layer is 1, the cache has 1"),
         ({"layer": -1}, ValueError, "rope_append: layer is -1, the cache has 1"),
@@ -99,7 +131,7 @@ def test_layers_and_heads_do_not_overlap() -> None:
         (
             {"cache": _core.KvCache("f16", 1, 1, 1, 15)},
             ValueError,
-            "rope_append: head_dim is 15, wanted an even",
+            "rope_append: qkv has 80 columns, wanted 75",
         ),
         ({"cache": None}, TypeError, "rope_append: cache is missing"),
         ({"cache": "f16"}, TypeError, "rope_append: cache is a str"),
