@@ -18,11 +18,12 @@ from tiny_llama import EPS, MODELS, make
 
 REPLICABLE = {"gather_rows", "rms_norm", "quantize_rows", "rope_table"}
 WRITES = {"quantize_rows": ("int8", "int16"), "quantize_cols": ("int8", "int16"), "rope_append": ("qkv",),
-          "append": ("kv",), "sample": ("out",)}  # fmt: skip
+          "append": ("kv",), "head_norm": ("qkv",), "qk_norm": ("qkv",), "sample": ("out",)}  # fmt: skip
 OWN = {
     "quantize_cols": ("x", "int8", "int16"),
     "rope_append": ("qkv",),
     "append": ("kv",),
+    "head_norm": ("qkv",),
     "linear": ("out",),
     "gate_up": ("out",),
 }
@@ -33,7 +34,7 @@ def unit_of(i: Instruction) -> int:
     """Columns of a unit of work of an operation that is cut by columns."""
     if i.op == "quantize_cols":
         return 32
-    return DIM if i.op in ("rope_append", "append") else i.args["unit_rows"]
+    return DIM if i.op in ("rope_append", "append", "head_norm") else i.args["unit_rows"]
 
 
 def rows_of(i: Instruction) -> str:
@@ -94,6 +95,7 @@ QKV = {"f32": packed(("f32", 128)), "mixed": packed(("q4_0", 64), ("q8_0", 32), 
 GATE_UP = {fmt: packed((fmt, HIDDEN), (fmt, HIDDEN)) for fmt in ("f32", "q4_0")}
 NORM = np.linspace(0.5, 1.5, HIDDEN, dtype=np.float32)
 
+Q_NORM, K_NORM = (np.linspace(0.5, 1.5, n * DIM, dtype=np.float32) for n in (N_HEADS, N_KV_HEADS))
 BIAS = np.linspace(-2, 2, N_HEADS * 7, dtype=np.float32)
 KINDS: list[dict[str, Any]] = [
     {}, {"window": 3}, {"softcap": 0.5}, {"bias": BIAS, "window": 5}, {"causal": False},
@@ -108,8 +110,12 @@ choices = st.tuples(st.sampled_from(OPS), st.integers(0, 3), st.integers(0, 3), 
 CROSS = packed(("f32", 32), ("q8_0", 32))
 
 
-def positioned(b: Builder, qkv: Value, layer: int, at: str, rope: int) -> Value:
-    """A rotation, part of one, or none."""
+def positioned(b: Builder, qkv: Value, layer: int, at: str, norm: int, rope: int) -> Value:
+    """Norms or none, then a rotation, part of one, or none."""
+    if norm == 1:
+        qkv = b.head_norm(qkv, Q_NORM[:DIM], K_NORM[:DIM], EPS, f"{at}head_norm")
+    elif norm == 2:
+        qkv = b.qk_norm(qkv, Q_NORM, K_NORM, EPS, f"{at}qk_norm")
     if rope == 0:
         return b.append(qkv, layer, f"{at}append")
     return b.rope_append(qkv, layer, ROPE if rope == 1 else NARROW, f"{at}rope")
@@ -125,7 +131,7 @@ def build(plan: list[Choice], n_threads: int) -> Program:
         if op == "attend" and layer < MAX_LAYERS:
             h = b.linear(x, list(QKV.values())[weight % 2], f"{n}.qkv", by_heads=weight < 3)
             values.append(b.linear(y, square, f"{n}.beside"))
-            q = positioned(b, h, layer, f"{n}.", first)
+            q = positioned(b, h, layer, f"{n}.", second, first)
             values.append(b.attention(q, layer, 0.25, f"{n}.attn", **KINDS[(first + second) % len(KINDS)]))
             if first == 3:
                 b.append(b.linear(x, CROSS, f"{n}.kv", by_heads=True), 0, f"{n}.append", cross=True)

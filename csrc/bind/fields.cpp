@@ -111,6 +111,14 @@ void fill(Fields& f, AppendArgs& a) {
   a = {f.rows<float>("kv"), f.cache("cache"), f.number<int32_t>("layer"), f.number<int32_t>("n_heads"),
        f.number<bool>("cross", false)};
 }
+void fill(Fields& f, HeadNormArgs& a) {
+  a = {f.written<float>("qkv"), f.vector<float>("q_weight"), f.vector<float>("k_weight"),
+       f.number<int32_t>("n_heads"), f.number<float>("eps")};
+}
+void fill(Fields& f, QkNormArgs& a) {
+  a = {f.written<float>("qkv"), f.vector<float>("q_weight"), f.vector<float>("k_weight"),
+       f.number<float>("eps")};
+}
 void fill(Fields& f, AttentionArgs& a) {
   a = {f.rows<float>("q"),
        f.written<float>("out"),

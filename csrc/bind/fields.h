@@ -137,6 +137,8 @@ void fill(Fields& f, GateUpArgs& a);
 void fill(Fields& f, RopeTableArgs& a);
 void fill(Fields& f, RopeAppendArgs& a);
 void fill(Fields& f, AppendArgs& a);
+void fill(Fields& f, HeadNormArgs& a);
+void fill(Fields& f, QkNormArgs& a);
 void fill(Fields& f, AttentionArgs& a);
 void fill(Fields& f, SampleArgs& a);
 

@@ -8,7 +8,9 @@
 #include "ops/embed.h"
 #include "ops/gate_up.h"
 #include "ops/gather_rows.h"
+#include "ops/head_norm.h"
 #include "ops/linear.h"
+#include "ops/qk_norm.h"
 #include "ops/quantize_rows.h"
 #include "ops/rms_norm.h"
 #include "ops/rope_append.h"
@@ -27,6 +29,8 @@
   X(rope_table, RopeTableArgs)       \
   X(rope_append, RopeAppendArgs)     \
   X(append, AppendArgs)              \
+  X(head_norm, HeadNormArgs)         \
+  X(qk_norm, QkNormArgs)             \
   X(attention, AttentionArgs)        \
   X(sample, SampleArgs)
 

@@ -1,4 +1,4 @@
-"""Operations of the builder that know heads: rotation, the cache, attention."""
+"""Operations of the builder that know heads: norms of queries and keys, rotation, the cache, attention."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ class AttentionOperations:
             writes: list[Value],
             unit: int = -1,
         ) -> None: ...
+
+    def head_norm(self, qkv: Value, q_weight: Floats, k_weight: Floats, eps: float, name: str) -> Value:
+        """In place, x / sqrt(mean(x^2) + eps) * weight over each query and key head; weights (head_dim,)."""
+        out = self._overwrite(qkv, "head_norm", name)
+        args = {"qkv": out, "q_weight": q_weight, "k_weight": k_weight, "n_heads": self.n_heads, "eps": eps}
+        self._emit("head_norm", name, args, writes=[out], unit=self.head_dim)
+        return out
+
+    def qk_norm(self, qkv: Value, q_weight: Floats, k_weight: Floats, eps: float, name: str) -> Value:
+        """In place, x / sqrt(mean(x^2) + eps) * weight over all query columns, and over all key columns.
+
+        Weights (n_heads * head_dim,) and (n_kv_heads * head_dim,).
+        """
+        out = self._overwrite(qkv, "qk_norm", name)
+        args = {"qkv": out, "q_weight": q_weight, "k_weight": k_weight, "eps": eps}
+        self._emit("qk_norm", name, args, writes=[out])
+        return out
 
     def rope_append(self, qkv: Value, layer: int, rope: Rope, name: str) -> Value:
         """Rotates the query heads of qkv in place and writes its keys and values to the cache.

@@ -31,6 +31,10 @@ def arguments(op: str) -> dict[str, Any]:
         "rope_append": {"qkv": tokens(poisoned(2, 64)), "table": tokens(poisoned(2, 16)), "cache": cache,
                         "layer": 0, "n_heads": 2},
         "append": {"kv": tokens(poisoned(2, 64)), "cache": cache, "layer": 0, "n_heads": 2},
+        "head_norm": {"qkv": tokens(poisoned(2, 64)), "q_weight": np.ones(16, np.float32),
+                      "k_weight": np.ones(16, np.float32), "n_heads": 2, "eps": 1.0},
+        "qk_norm": {"qkv": tokens(poisoned(2, 64)), "q_weight": np.ones(32, np.float32),
+                    "k_weight": np.ones(16, np.float32), "eps": 1.0},
         "attention": {"q": x, "out": tokens(poisoned(2, 32)), "cache": cache, "layer": 0, "n_heads": 2,
                       "scale": 1.0},
         "sample": {"logits": outputs(poisoned(2, 32)), "out": outputs(poisoned(2, 1, "int32"))},
@@ -41,8 +45,8 @@ WRONG_KIND = [
     ("embed", "out", outputs), ("gather_rows", "out", tokens), ("rms_norm", "out", outputs),
     ("quantize_rows", "int8", outputs), ("quantize_cols", "int8", outputs), ("linear", "out", outputs),
     ("gate_up", "out", outputs), ("rope_table", "out", outputs), ("rope_append", "table", outputs),
-    ("rope_append", "qkv", outputs), ("append", "kv", outputs),
-    ("attention", "q", outputs), ("attention", "out", outputs),
+    ("rope_append", "qkv", outputs), ("append", "kv", outputs), ("head_norm", "qkv", outputs),
+    ("qk_norm", "qkv", outputs), ("attention", "q", outputs), ("attention", "out", outputs),
     ("sample", "logits", tokens), ("sample", "out", tokens),
 ]  # fmt: skip
 
