@@ -44,6 +44,7 @@ class LinearCase:
     rows: int
     add: bool = False
     extreme: bool = False
+    bias: bool = False
 
     @property
     def n(self) -> int:
@@ -55,7 +56,8 @@ class LinearCase:
 
     def __str__(self) -> str:
         parts = "+".join(f"{n}x{fmt}" for fmt, n in self.segments)
-        return f"{parts}-k{self.k}-t{self.rows}{'-add' * self.add}{'-extreme' * self.extreme}"
+        marks = "-add" * self.add + "-extreme" * self.extreme + "-bias" * self.bias
+        return f"{parts}-k{self.k}-t{self.rows}{marks}"
 
 
 @dataclass(frozen=True)
@@ -132,11 +134,13 @@ LINEAR = [
     ),
     *(LinearCase(((fmt, 48),), fit(fmt, 640), rows, extreme=True) for fmt in FORMATS for rows in (1, 9)),
     *(LinearCase(((fmt, 21),), fit(fmt, 96), 5, add=True) for fmt in FORMATS),
+    *(LinearCase(((fmt, n),), fit(fmt, 96), 5, add=n == 21, bias=True) for fmt in FORMATS for n in (21, 48)),
     # Fused weights of several formats, with and without padded panels between them.
     LinearCase((("q4_1", 48), ("q5_0", 16), ("q8_0", 16)), 96, 7),
     LinearCase((("q4_0", 40), ("f16", 20), ("q8_0", 20)), 576, 33),
     LinearCase((("f32", 5), ("bf16", 3), ("q5_1", 1), ("q4_0", 130)), 160, 6),
     LinearCase((("q8_0", 24), ("q4_1", 24)), 1536, 130, add=True),
+    LinearCase((("q4_1", 24), ("f16", 17), ("q8_0", 24)), 96, 130, add=True, bias=True),
     LinearCase((("q4_k", 40), ("q6_k", 20), ("iq4_xs", 20)), 512, 33),
 ]
 

@@ -145,6 +145,23 @@ def gelu_tanh(x: Array) -> Oracle:
     return Oracle(y, U * (4 * np.minimum(np.abs(w), 87) + 9) * np.abs(y) + 1e-36)
 
 
+def relu(x: Array) -> Oracle:
+    return Oracle(np.maximum(x.astype(np.float64), 0), np.zeros(()))
+
+
+def tanh(x: Array) -> Oracle:
+    """Within 3 ulp, as csrc/simd/math.h says."""
+    y = np.tanh(x.astype(np.float64))
+    return Oracle(y, U * 6 * np.abs(y) + 2.0**-149)
+
+
+def sigmoid(x: Array) -> Oracle:
+    """The roundings of silu; exp(-87) is the largest value that counts as 0."""
+    with np.errstate(over="ignore"):
+        y = 1 / (1 + np.exp(-x.astype(np.float64)))
+    return Oracle(y, U * 7 * np.abs(y) + 1.7e-38)
+
+
 def rope(x: Array, angles: Array, pairing: str, magnitude: float = 1.0) -> Oracle:
     """`angles` (..., pairs) of the rows of x."""
     wide, half = x.astype(np.float64), angles.shape[-1]
@@ -186,3 +203,5 @@ ROWWISE: dict[str, Callable[[Array], Oracle]] = {
     "layer_norm": layer_norm,
 }
 ELEMENTWISE: dict[str, Callable[[Array], Oracle]] = {"silu": silu, "gelu": gelu, "gelu_tanh": gelu_tanh}
+ACTIVATIONS = ELEMENTWISE | {"relu": relu, "tanh": tanh, "sigmoid": sigmoid}
+"""Of the programs, which have more functions than the arrays."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import erfc
 
 import numpy as np
 
@@ -173,6 +175,13 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
 
 
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float) -> np.ndarray:
+    x = x.astype(np.float64)
+    around = x - x.mean(axis=-1, keepdims=True)
+    y = around / np.sqrt(np.mean(around**2, axis=-1, keepdims=True) + eps) * weight
+    return y if bias is None else y + bias
+
+
 def quantize(x: np.ndarray, limit: int) -> np.ndarray:
     """(T, K) float64: x rounded to `limit` steps of the largest of each block of 32."""
     blocks = x.astype(np.float64).reshape(len(x), -1, BLOCK)
@@ -183,6 +192,31 @@ def quantize(x: np.ndarray, limit: int) -> np.ndarray:
 
 def silu(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-x))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return x * 0.5 * np.vectorize(erfc, otypes=[float])(-x / np.sqrt(2))
+
+
+def gelu_tanh(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
+
+
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "silu": silu, "gelu": gelu, "gelu_tanh": gelu_tanh, "relu": relu, "tanh": np.tanh, "sigmoid": sigmoid,
+}  # fmt: skip
+
+
+def softcap(x: np.ndarray, cap: float) -> np.ndarray:
+    return cap * np.tanh(x / cap)
 
 
 def rope_table(positions: np.ndarray, inv_freq: np.ndarray, factor: float = 1.0) -> np.ndarray:

@@ -16,9 +16,11 @@ from lanner.program import Program
 from reference import random_rows
 from tiny_llama import EPS, MODELS, make
 
-REPLICABLE = {"gather_rows", "rms_norm", "quantize_rows", "rope_table"}
+REPLICABLE = {"gather_rows", "rms_norm", "layer_norm", "add", "scale", "add_positions", "add_gated",
+              "quantize_rows", "rope_table"}  # fmt: skip
 WRITES = {"quantize_rows": ("int8", "int16"), "quantize_cols": ("int8", "int16"), "rope_append": ("qkv",),
-          "append": ("kv",), "head_norm": ("qkv",), "qk_norm": ("qkv",), "sample": ("out",)}  # fmt: skip
+          "append": ("kv",), "head_norm": ("qkv",), "qk_norm": ("qkv",), "sample": ("out",), "activate": ("x",),
+          "softcap": ("x",)}  # fmt: skip
 OWN = {
     "quantize_cols": ("x", "int8", "int16"),
     "rope_append": ("qkv",),
@@ -26,6 +28,8 @@ OWN = {
     "head_norm": ("qkv",),
     "linear": ("out",),
     "gate_up": ("out",),
+    "activate": ("x",),
+    "softcap": ("x",),
 }
 """Values of which a unit of work touches its own columns alone."""
 
@@ -34,6 +38,8 @@ def unit_of(i: Instruction) -> int:
     """Columns of a unit of work of an operation that is cut by columns."""
     if i.op == "quantize_cols":
         return 32
+    if i.op in ("activate", "softcap"):
+        return i.args["unit_cols"]
     return DIM if i.op in ("rope_append", "append", "head_norm") else i.args["unit_rows"]
 
 
@@ -93,7 +99,12 @@ def packed(*segments: tuple[str, int]) -> _core.Packed:
 SQUARE = {fmt: packed((fmt, HIDDEN)) for fmt in ("f32", "q4_0", "q8_0")}
 QKV = {"f32": packed(("f32", 128)), "mixed": packed(("q4_0", 64), ("q8_0", 32), ("f32", 32))}
 GATE_UP = {fmt: packed((fmt, HIDDEN), (fmt, HIDDEN)) for fmt in ("f32", "q4_0")}
+# Segments that end inside a panel: units of such a matmul are no ranges of columns.
+UNEVEN = packed(("q4_0", 24), ("f32", 40))
+GATE = packed(("f32", 1))
 NORM = np.linspace(0.5, 1.5, HIDDEN, dtype=np.float32)
+TABLE = np.random.default_rng(8).standard_normal((10, HIDDEN)).astype(np.float32)
+FUNCTIONS = ("silu", "gelu", "gelu_tanh", "relu", "tanh", "sigmoid")
 
 Q_NORM, K_NORM = (np.linspace(0.5, 1.5, n * DIM, dtype=np.float32) for n in (N_HEADS, N_KV_HEADS))
 BIAS = np.linspace(-2, 2, N_HEADS * 7, dtype=np.float32)
@@ -103,7 +114,7 @@ KINDS: list[dict[str, Any]] = [
 
 # An operation, the values it takes (counted from the newest), and which of its weights.
 Choice = tuple[str, int, int, int]
-OPS = ("norm", "linear", "add", "gate_up", "attend")
+OPS = ("norm", "linear", "add", "gate_up", "attend", "rows", "columns", "mlp")
 choices = st.tuples(st.sampled_from(OPS), st.integers(0, 3), st.integers(0, 3), st.integers(0, 5))
 
 
@@ -119,6 +130,17 @@ def positioned(b: Builder, qkv: Value, layer: int, at: str, norm: int, rope: int
     if rope == 0:
         return b.append(qkv, layer, f"{at}append")
     return b.rope_append(qkv, layer, ROPE if rope == 1 else NARROW, f"{at}rope")
+def rows_of_rows(b: Builder, x: Value, y: Value, which: int, name: str) -> Value:
+    """One of the operations that make rows from rows."""
+    if which == 0:
+        return b.layer_norm(x, NORM, TABLE[0], EPS, f"{name}.layer_norm")
+    if which == 1:
+        return b.add(x, y, f"{name}.sum", 0.5)
+    if which == 2:
+        return b.scale(x, 0.7, f"{name}.scale")
+    if which == 3:
+        return b.add_positions(x, TABLE, 2, f"{name}.positions")
+    return b.add_gated(x, y, b.linear(x if which == 4 else y, GATE, f"{name}.gate"), f"{name}.gated")
 
 
 def build(plan: list[Choice], n_threads: int) -> Program:
@@ -138,10 +160,19 @@ def build(plan: list[Choice], n_threads: int) -> Program:
                 values.append(b.attention(values[-1], 0, 0.25, f"{n}.across", cross=True))
             layer += 1
         elif op == "gate_up":
-            h = b.gate_up(
-                b.rms_norm(x, NORM, EPS, f"{n}.norm"), list(GATE_UP.values())[weight % 2], f"{n}.gate_up"
-            )
+            h, two = b.rms_norm(x, NORM, EPS, f"{n}.norm"), list(GATE_UP.values())[weight % 2]
+            h = b.gate_up(h, two, f"{n}.gate_up", FUNCTIONS[weight])
             values.append(b.linear(h, square, f"{n}.down"))
+        elif op == "rows":
+            values.append(rows_of_rows(b, x, y, weight, str(n)))
+        elif op == "columns":
+            values.append(b.softcap(x, 2.0, f"{n}.cap") if weight % 2 else b.activate(x, "tanh", f"{n}.tanh"))
+            values.remove(x)
+        elif op == "mlp":
+            first = UNEVEN if weight == 5 else square
+            h = b.linear(x, first, f"{n}.up", bias=NORM, by_blocks=weight > 1)
+            h = b.activate(h, FUNCTIONS[weight], f"{n}.act")
+            values.append(b.linear(h, square, f"{n}.down", bias=NORM))
         elif op == "add" and x is not y:
             values.append(b.linear(x, square, f"{n}.add", add_to=y))
             values.remove(y)
@@ -173,6 +204,25 @@ def test_any_program_gives_what_its_interpreter_gives(
     for _ in range(2):
         assert program.core.run(step)
         np.testing.assert_array_equal(program.logits(len(rows)), wanted)
+
+
+def test_a_matmul_its_activation_and_the_codes_of_its_columns_share_a_phase() -> None:
+    """The MLP of GPT-2: no barrier from the first matmul to the second."""
+    for square, phases in ((SQUARE["q4_0"], [1, 1, 1, 1, 2]), (UNEVEN, [1, 1, 2, 3, 3])):
+        b = Builder(_core.KvCache("f16", 1, 1, N_KV_HEADS, DIM), N_HEADS, DIM)
+        h = b.linear(b.embed(SQUARE["f32"]), square, "up", bias=NORM, by_blocks=True)
+        b.linear(b.activate(h, "gelu", "gelu"), SQUARE["q4_0"], "down")
+        ops = ["quantize_rows", "linear", "activate", "quantize_cols", "linear"]
+        if square is UNEVEN:
+            ops[3] = "quantize_rows"
+        assert [i.op for i in b.instructions[1:]] == ops
+        assert [i.phase for i in b.instructions[1:]] == phases
+
+
+def test_a_cap_follows_the_head_without_a_barrier() -> None:
+    b = Builder(_core.KvCache("f16", 1, 1, N_KV_HEADS, DIM), N_HEADS, DIM)
+    b.softcap(b.linear(b.embed(SQUARE["f32"]), SQUARE["f32"], "head"), 30.0, "cap")
+    assert [i.barrier for i in b.instructions] == [False, True, False]
 
 
 # ---- handles -------------------------------------------------------------------------------------

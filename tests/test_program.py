@@ -225,6 +225,21 @@ def test_sequences_that_do_not_follow_each_other_are_refused(tiny: Made, border:
         tiny.decoder().program.core.run(step)
 
 
+def test_positions_beyond_the_shortest_table_are_refused() -> None:
+    program = _core.Program(4096, 1, 4, 4)
+    x = _core.Slot(0, "float32", 8, "tokens")
+    for offset in (0, 2, 1):
+        table = np.ones((5, 8), np.float32)
+        program.add("add_positions", "p", {"x": x, "table": table, "offset": offset, "out": x}, True)
+    step = _core.Step(1, 1, 1, 1)
+    step.n_tokens, step.positions[0] = 1, 2
+    assert program.run(step)
+    for position in (3, -1):
+        step.positions[0] = position
+        with pytest.raises(ValueError, match=f"position {position} of token 0 is outside the table of 3"):
+            program.run(step)
+
+
 def test_step_of_no_outputs(tiny: Made) -> None:
     assert run_step(tiny.decoder(n_threads=2), IDS[:5], 0, [])
 
@@ -235,13 +250,18 @@ def test_program_refuses_what_an_operation_refuses(tiny: Made) -> None:
     values = {"x": slot, "weight": np.ones(9, np.float32), "out": slot, "eps": 1.0}
     with pytest.raises(ValueError, match="rms_norm: weight has 9 elements, x has 8 columns"):
         program.add("rms_norm", "n", values, False)
-    with pytest.raises(ValueError, match="there is no operation named 'layer_norm'"):
-        program.add("layer_norm", "n", values, False)
+    with pytest.raises(ValueError, match="there is no operation named 'norm'"):
+        program.add("norm", "n", values, False)
     with pytest.raises(ValueError, match="rms_norm: x is float64, wanted float32"):
         program.add("rms_norm", "n", values | {"x": _core.Slot(0, "float64", 8, "tokens")}, False)
     array = _core.Buffer(np.ones((4, 8), np.float32), "tokens")
     with pytest.raises(ValueError, match="rms_norm: x is a Buffer, wanted a Slot"):
         program.add("rms_norm", "n", values | {"x": array}, False)
+    x = _core.Slot(0, "float32", 4, "tokens")
+    with pytest.raises(ValueError, match="add_positions: offset is 5, table has 5 rows"):
+        program.add(
+            "add_positions", "p", {"x": x, "table": np.ones((5, 4), np.float32), "offset": 5, "out": x}, False
+        )
     for arguments in ((64, 0, 1, 1), (64, 256, 1, 1), (64, 1, 0, 1), (64, 1, 1, 0)):
         with pytest.raises(ValueError, match="Program: "):
             _core.Program(*arguments)

@@ -93,12 +93,16 @@ void fill(Fields& f, QuantizeRowsArgs& a) {
 }
 void fill(Fields& f, QuantizeColsArgs& a) { fill(f, static_cast<QuantizeRowsArgs&>(a)); }
 void fill(Fields& f, LinearArgs& a) {
-  a = {f.weight("weight"), linear_input(f), f.written<float>("out"), f.number<bool>("add", false),
-       f.number<int32_t>("unit_rows", kPanelRows)};
+  a = {f.weight("weight"),
+       linear_input(f),
+       f.written<float>("out"),
+       f.number<bool>("add", false),
+       f.number<int32_t>("unit_rows", kPanelRows),
+       f.optional_vector<float>("bias")};
 }
 void fill(Fields& f, GateUpArgs& a) {
   a = {f.weight("weight"), linear_input(f), f.written<float>("out"),
-       f.number<int32_t>("unit_rows", kPanelRows)};
+       f.number<int32_t>("unit_rows", kPanelRows), f.activation("function", "silu")};
 }
 void fill(Fields& f, RopeTableArgs& a) {
   a = {f.vector<double>("inv_freq"), f.written<float>("out"), f.number<double>("factor", 1.0)};

@@ -69,6 +69,9 @@ class Fields {
     return value.is_none() ? Vector<T>{} : vector<T>(name, value);
   }
   template <class T>
+  Matrix<T> matrix(const char* name);
+  Activation activation(const char* name, const char* otherwise = nullptr);
+  template <class T>
   T number(const char* name) {
     return cast<T>(name, take(name));
   }
@@ -86,8 +89,6 @@ class Fields {
   void finish() const;
 
  private:
-  template <class T>
-  Vector<T> vector(const char* name, const pybind11::object& value);
   pybind11::object find(const char* name);
   pybind11::object take(const char* name);
   template <class T>
@@ -105,6 +106,8 @@ class Fields {
            out.first_copy, out.copy_bytes);
     return out;
   }
+  template <class T>
+  Vector<T> vector(const char* name, const pybind11::object& value);
   void locate(const char* name, const pybind11::object& value, const std::string& dtype, size_t item_bytes,
               bool is_written, std::byte*& base, int32_t& cols, RowKind& kind, size_t& first_copy,
               size_t& copy_bytes);
@@ -127,6 +130,18 @@ Vector<T> Fields::vector(const char* name, const pybind11::object& value) {
   return {static_cast<const T*>(b.ptr), b.size};
 }
 
+template <class T>
+Matrix<T> Fields::matrix(const char* name) {
+  pybind11::object value = take(name);
+  check(pybind11::isinstance<pybind11::buffer>(value), op_, ": ", name, " is a ", type_name(value),
+        ", wanted a matrix");
+  const pybind11::buffer_info b = value.cast<pybind11::buffer>().request();
+  check(b.ndim == 2 && b.item_type_is_equivalent_to<T>() && b.strides[1] == sizeof(T) &&
+            (b.shape[0] < 2 || b.strides[0] == b.shape[1] * pybind11::ssize_t{sizeof(T)}),
+        op_, ": ", name, " must be a contiguous matrix of ", element_name<T>());
+  return {static_cast<const T*>(b.ptr), b.shape[0], b.shape[1]};
+}
+
 void fill(Fields& f, EmbedArgs& a);
 void fill(Fields& f, GatherRowsArgs& a);
 void fill(Fields& f, RmsNormArgs& a);
@@ -134,6 +149,13 @@ void fill(Fields& f, QuantizeRowsArgs& a);
 void fill(Fields& f, QuantizeColsArgs& a);
 void fill(Fields& f, LinearArgs& a);
 void fill(Fields& f, GateUpArgs& a);
+void fill(Fields& f, ActivateArgs& a);
+void fill(Fields& f, SoftcapArgs& a);
+void fill(Fields& f, LayerNormArgs& a);
+void fill(Fields& f, AddArgs& a);
+void fill(Fields& f, ScaleArgs& a);
+void fill(Fields& f, AddPositionsArgs& a);
+void fill(Fields& f, AddGatedArgs& a);
 void fill(Fields& f, RopeTableArgs& a);
 void fill(Fields& f, RopeAppendArgs& a);
 void fill(Fields& f, AppendArgs& a);

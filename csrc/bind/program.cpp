@@ -40,6 +40,7 @@ void run_alone(const StepBuffers& buffers, const py::kwargs& values) {
   const char* op = OpTraits<Args>::kName;
   if constexpr (std::is_same_v<Args, EmbedArgs>) check_token_ids(op, step, args.weight->n);
   if constexpr (std::is_same_v<Args, GatherRowsArgs>) check_output_rows(op, step);
+  if constexpr (std::is_same_v<Args, AddPositionsArgs>) check_positions(op, step, n_positions(args));
   CacheLimits caches;
   caches.add(args);
   check_sequences(op, step, caches);

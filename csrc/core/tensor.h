@@ -71,6 +71,14 @@ struct Vector {
   int64_t size = 0;
 };
 
+// A constant table, rows contiguous.
+template <class T>
+struct Matrix {
+  const T* data = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+
 // Bytes that must move and operations that must happen, however good the kernel.
 struct Cost {
   double n_bytes = 0;

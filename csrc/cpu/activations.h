@@ -1,4 +1,4 @@
-// silu and gelu of arrays, alone or times a second array (SwiGLU, GeGLU).
+// Activation functions of arrays, alone or times a second array (SwiGLU, GeGLU).
 #pragma once
 
 #include "ops/array_rows.h"
@@ -16,6 +16,11 @@ inline F32 gelu_tanh(F32 x) {
   const F32 doubled = x * fma(set1(0.0713548163f), x * x, set1(1.59576912f));
   return zero_below(x / (set1(1.0f) + exp(zero() - doubled)), doubled, -87.0f);
 }
+
+inline F32 relu(F32 x) { return max(zero(), x); }
+
+// 1 / (1 + exp(-x)); 0 below -87, as silu.
+inline F32 sigmoid(F32 x) { return zero_below(set1(1.0f) / (set1(1.0f) + exp(zero() - x)), x, -87.0f); }
 
 template <class Function>
 inline void activate_with(Function f, const float* gate, const float* up, float* out, int64_t n) {
@@ -38,6 +43,12 @@ void activate(Activation f, const float* gate, const float* up, float* out, int6
       return activate_with([](F32 x) { return gelu(x); }, gate, up, out, n);
     case Activation::kGeluTanh:
       return activate_with([](F32 x) { return gelu_tanh(x); }, gate, up, out, n);
+    case Activation::kRelu:
+      return activate_with([](F32 x) { return relu(x); }, gate, up, out, n);
+    case Activation::kTanh:
+      return activate_with([](F32 x) { return tanh(x); }, gate, up, out, n);
+    case Activation::kSigmoid:
+      return activate_with([](F32 x) { return sigmoid(x); }, gate, up, out, n);
   }
 }
 

@@ -1,9 +1,9 @@
-// SwiGLU: the gate and up panels of the same 16 outputs meet while both are in L1.
+// A gated activation: the gate and up panels of the same 16 outputs meet while both are in L1.
 #pragma once
 
+#include "cpu/activations.h"
 #include "cpu/linear.h"
 #include "ops/gate_up.h"
-#include "simd/math.h"
 
 namespace lanner::LANNER_ISA_NS {
 namespace {
@@ -23,8 +23,8 @@ void gate_up(const GateUpArgs& a, const Step& step, const Worker& worker, int be
       for (int i = 0; i < n_pairs; ++i) {
         float* gate = sums + 2 * i * kTokenBlock * kPanelRows;
         const float* up = gate + kTokenBlock * kPanelRows;
-        for (int r = 0; r < n * kPanelRows; r += 16) store(gate + r, silu(load(gate + r)) * load(up + r));
-        write_rows(gate, panels[2 * i], worker, a.out, t, n, false);
+        activate(a.function, gate, up, gate, n * kPanelRows);
+        write_rows(gate, panels[2 * i], worker, a.out, t, n, false, nullptr);
       }
     }
   });

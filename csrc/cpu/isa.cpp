@@ -3,6 +3,7 @@
 #include "cpu/append.h"
 #include "cpu/attention.h"
 #include "cpu/dequantize.h"
+#include "cpu/elementwise.h"
 #include "cpu/gate_up.h"
 #include "cpu/head_norm.h"
 #include "cpu/layer_norm.h"

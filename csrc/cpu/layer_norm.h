@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "ops/array_rows.h"
+#include "ops/layer_norm.h"
 #include "simd/tail.h"
 
 namespace lanner::LANNER_ISA_NS {
@@ -66,6 +67,11 @@ inline void layer_norm_row(const NormRows& a, const float* x, float* out) {
 
 void layer_norm_rows(const NormRows& a, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) layer_norm_row(a, a.x + r * a.n, a.out + r * a.n);
+}
+
+void layer_norm(const LayerNormArgs& a, const Step&, const Worker& worker, int begin, int end) {
+  const NormRows norm{nullptr, a.weight.data, a.bias.data, nullptr, a.x.cols, a.eps};
+  for (int t = begin; t < end; ++t) layer_norm_row(norm, a.x.row(worker, t), a.out.row(worker, t));
 }
 
 }  // namespace

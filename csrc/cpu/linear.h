@@ -85,15 +85,21 @@ inline void group_sums(const Panel* panels, int n, int k, const LinearInput& inp
     panel_sums(panels[i], k, input, worker, t, n_tokens, sums + i * kTokenBlock * kPanelRows);
 }
 
+// A bias of null is none; otherwise bias[row] is added to the sums of a row.
 inline void write_rows(const float* sums, const Panel& panel, const Worker& worker, const Rows<float>& out,
-                       int t, int n_tokens, bool add) {
+                       int t, int n_tokens, bool add, const float* bias) {
+  if (bias) bias += panel.first_row;
   for (int i = 0; i < n_tokens; ++i) {
     float* to = out.row(worker, t + i) + panel.first_row;
     const float* from = sums + i * kPanelRows;
     if (panel.n_rows == kPanelRows) {
-      store(to, add ? load(to) + load(from) : load(from));
+      const F32 sum = bias ? load(from) + load(bias) : load(from);
+      store(to, add ? load(to) + sum : sum);
     } else {
-      for (int r = 0; r < panel.n_rows; ++r) to[r] = add ? to[r] + from[r] : from[r];
+      for (int r = 0; r < panel.n_rows; ++r) {
+        const float sum = bias ? from[r] + bias[r] : from[r];
+        to[r] = add ? to[r] + sum : sum;
+      }
     }
   }
 }
@@ -119,7 +125,7 @@ void linear(const LinearArgs& a, const Step& step, const Worker& worker, int beg
       for (int i = 0; i < n_panels; ++i) panels[i] = panel_of(w, p + i);
       group_sums(panels, n_panels, w.k, a.in, worker, t, n, sums);
       for (int i = 0; i < n_panels; ++i)
-        write_rows(sums + i * kTokenBlock * kPanelRows, panels[i], worker, a.out, t, n, a.add);
+        write_rows(sums + i * kTokenBlock * kPanelRows, panels[i], worker, a.out, t, n, a.add, a.bias.data);
     }
   });
 }

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "ops/activate.h"
+
 namespace lanner {
 
 // A softmax adds up a row in chunks of this many elements, counted from the start of the row, each relative
@@ -43,8 +45,6 @@ struct RopeRows {
   int64_t n_rotated;  // leading columns that turn; the others are copied
   bool interleaved;   // pairs (2i, 2i + 1) instead of (i, i + n_rotated / 2)
 };
-
-enum class Activation : int { kSilu, kGelu, kGeluTanh };
 
 // Kernels work on rows, chunks or elements begin <= i < end.
 struct RowKernels {

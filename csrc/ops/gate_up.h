@@ -1,6 +1,7 @@
-// out = silu(x @ gate.T) * (x @ up.T), silu(a) = a / (1 + exp(-a))   (SwiGLU, Shazeer 2020)
+// out = function(x @ gate.T) * (x @ up.T)   (SwiGLU, GeGLU, ReGLU; Shazeer 2020)
 #pragma once
 
+#include "ops/activate.h"
 #include "ops/linear.h"
 
 namespace lanner {
@@ -10,6 +11,7 @@ struct GateUpArgs {
   LinearInput in;
   Rows<float> out;    // (T, M)
   int32_t unit_rows;  // rows of out of a unit, a multiple of 16
+  Activation function = Activation::kSilu;
 };
 
 inline void check(const GateUpArgs& a) {

@@ -1,4 +1,5 @@
-// out = x @ w.T, or out += x @ w.T: every output sums over K in one fixed order, whatever the number of rows.
+// out = x @ w.T + bias, or out += that: every output sums over K in one fixed order, whatever the number of
+// rows, and the bias is added to the sum.
 //
 //   float formats      sum = fma(w[n][k], x[k], sum) for k = 0, 1, ...
 //   quantized formats  per block b of 32: sum = fma(dot(codes), scale_w * scale_x, sum), dot exact in int32;
@@ -28,9 +29,10 @@ struct LinearInput {
 struct LinearArgs {
   const PackedWeight* weight;  // (N, K)
   LinearInput in;
-  Rows<float> out;    // (T or R, N)
-  bool add;           // out += instead of out =
-  int32_t unit_rows;  // output rows of a unit, a multiple of 16; 16 for no wish
+  Rows<float> out;          // (T or R, N)
+  bool add;                 // out += instead of out =
+  int32_t unit_rows;        // output rows of a unit, a multiple of 16; 16 for no wish
+  Vector<float> bias = {};  // (N), or absent
 };
 
 inline RowKind kind_of(const LinearInput& in) {
@@ -75,6 +77,8 @@ inline void check(const LinearArgs& a) {
   check_input("linear", a.in, *a.weight, a.out);
   check_cols("linear", "out", a.out, a.weight->n);
   check_unit_rows("linear", *a.weight, a.unit_rows);
+  check(!a.bias.data || a.bias.size == a.weight->n, "linear: bias has ", a.bias.size, " elements, wanted ",
+        a.weight->n);
 }
 inline int units(const LinearArgs& a, const Step&) {
   return (a.weight->n_panels * kPanelRows + a.unit_rows - 1) / a.unit_rows;

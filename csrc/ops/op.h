@@ -5,6 +5,9 @@
 // the same check, and kernels trust it.
 #pragma once
 
+#include <limits>
+#include <utility>
+
 #include "core/check.h"
 #include "core/tensor.h"
 
@@ -16,6 +19,11 @@ using Kernel = void (*)(const void* args, const Step& step, const Worker& worker
 template <class T>
 void check_cols(const char* op, const char* name, const Rows<T>& rows, int64_t wanted) {
   check(rows.cols == wanted, op, ": ", name, " has ", rows.cols, " columns, wanted ", wanted);
+}
+
+inline void check_finite(const char* op, const char* name, float x) {
+  constexpr float most = std::numeric_limits<float>::max();
+  check(x >= -most && x <= most, op, ": ", name, " is ", x, ", wanted a finite number");
 }
 
 constexpr const char* kind_name(RowKind kind) { return kind == RowKind::kTokens ? "tokens" : "outputs"; }

@@ -14,6 +14,12 @@ void check_output_rows(const char* op, const Step& s) {
           " is outside the ", s.n_tokens, " tokens of the step");
 }
 
+void check_positions(const char* op, const Step& s, int32_t n_positions) {
+  for (int32_t t = 0; t < s.n_tokens; ++t)
+    check(s.positions[t] >= 0 && s.positions[t] < n_positions, op, ": position ", s.positions[t],
+          " of token ", t, " is outside the table of ", n_positions);
+}
+
 namespace {
 
 void check_tokens(const char* op, const Step& s, int32_t seq) {

@@ -13,6 +13,9 @@ void check_token_ids(const char* op, const Step& step, int32_t vocab_size);
 // Output rows against the tokens of the step.
 void check_output_rows(const char* op, const Step& step);
 
+// Positions against the rows of a table of learned ones.
+void check_positions(const char* op, const Step& step, int32_t n_positions);
+
 // What the attentions and appends of a list ask of the sequences of a step.
 struct CacheLimits {
   int32_t n_pages = 0;         // of the smallest cache; 0 without one

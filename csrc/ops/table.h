@@ -1,6 +1,10 @@
 // The one list of operations. X(name, Args)
 #pragma once
 
+#include "ops/activate.h"
+#include "ops/add.h"
+#include "ops/add_gated.h"
+#include "ops/add_positions.h"
 #include "ops/append.h"
 #include "ops/array_rows.h"
 #include "ops/attention.h"
@@ -9,6 +13,7 @@
 #include "ops/gate_up.h"
 #include "ops/gather_rows.h"
 #include "ops/head_norm.h"
+#include "ops/layer_norm.h"
 #include "ops/linear.h"
 #include "ops/qk_norm.h"
 #include "ops/quantize_rows.h"
@@ -16,7 +21,9 @@
 #include "ops/rope_append.h"
 #include "ops/rope_table.h"
 #include "ops/sample.h"
+#include "ops/scale.h"
 #include "ops/sdpa.h"
+#include "ops/softcap.h"
 
 #define LANNER_OPS(X)                \
   X(embed, EmbedArgs)                \
@@ -26,6 +33,13 @@
   X(quantize_cols, QuantizeColsArgs) \
   X(linear, LinearArgs)              \
   X(gate_up, GateUpArgs)             \
+  X(activate, ActivateArgs)          \
+  X(softcap, SoftcapArgs)            \
+  X(layer_norm, LayerNormArgs)       \
+  X(add, AddArgs)                    \
+  X(scale, ScaleArgs)                \
+  X(add_positions, AddPositionsArgs) \
+  X(add_gated, AddGatedArgs)         \
   X(rope_table, RopeTableArgs)       \
   X(rope_append, RopeAppendArgs)     \
   X(append, AppendArgs)              \

@@ -48,6 +48,8 @@ void Program::add(const char* op, std::string name, bool barrier, const Args& ar
   constexpr bool is_attention = std::is_same_v<Args, AttentionArgs>;
   if constexpr (std::is_same_v<Args, EmbedArgs>)
     limits_.vocab_size = std::min(limits_.vocab_size, args.weight->n);
+  if constexpr (std::is_same_v<Args, AddPositionsArgs>)
+    limits_.n_positions = std::min(limits_.n_positions, n_positions(args));
   limits_.caches.add(args);
   Instruction i{std::move(name),
                 op,
@@ -119,6 +121,7 @@ void Program::check_step(const Step& s) const {
         ", wanted 0 to ", limits_.max_outputs);
   check_token_ids(op, s, limits_.vocab_size);
   check_output_rows(op, s);
+  if (limits_.n_positions < kAnyPosition) check_positions(op, s, limits_.n_positions);
   check_sequences(op, s, limits_.caches);
 }
 

@@ -44,11 +44,14 @@ struct Instruction {
   Cost (*cost)(const void* args, const Step& step);
 };
 
+inline constexpr int32_t kAnyPosition = std::numeric_limits<int32_t>::max();
+
 // What a step may refer to, taken from the operations of the list: the smallest vocabulary and caches.
 struct StepLimits {
   int32_t max_tokens = 0, max_outputs = 0;
   int32_t vocab_size = std::numeric_limits<int32_t>::max();
   CacheLimits caches;
+  int32_t n_positions = kAnyPosition;  // of the shortest table of learned positions
 };
 
 class Program {
@@ -120,5 +123,15 @@ template <>
 inline constexpr bool kReplicable<QuantizeRowsArgs> = true;
 template <>
 inline constexpr bool kReplicable<RopeTableArgs> = true;
+template <>
+inline constexpr bool kReplicable<LayerNormArgs> = true;
+template <>
+inline constexpr bool kReplicable<AddArgs> = true;
+template <>
+inline constexpr bool kReplicable<ScaleArgs> = true;
+template <>
+inline constexpr bool kReplicable<AddPositionsArgs> = true;
+template <>
+inline constexpr bool kReplicable<AddGatedArgs> = true;
 
 }  // namespace lanner

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanner import _core
 from lanner._builder_attention import AttentionOperations
+from lanner._builder_rows import Function, RowOperations
 from lanner.phases import REPLICABLE, Kind, Phase, Place, Value
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+
+    from lanner._builder_rows import Vector
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Rope:
     factor: float = 1.0
 
 
-class Builder(AttentionOperations):
+class Builder(RowOperations, AttentionOperations):
     """Collects the instructions of one program.
 
     Args:
@@ -71,15 +74,6 @@ class Builder(AttentionOperations):
         self._emit("embed", name, {"weight": weight, "out": out}, writes=[out])
         return out
 
-    def rms_norm(
-        self, x: Value, weight: memoryview[float] | npt.NDArray[np.float32], eps: float, name: str
-    ) -> Value:
-        """Like x: x / sqrt(mean(x^2) + eps) * weight, weight (cols,)."""
-        out = self._value(x.cols, "float32", x.kind, name)
-        args = {"x": x, "weight": weight, "out": out, "eps": eps}
-        self._emit("rms_norm", name, args, reads=[x], writes=[out])
-        return out
-
     def gather_rows(self, x: Value, name: str) -> Value:
         """(R, cols): the rows of x whose logits are wanted."""
         out = self._value(x.cols, "float32", "outputs", name)
@@ -92,12 +86,18 @@ class Builder(AttentionOperations):
         weight: _core.Packed,
         name: str,
         *,
+        bias: Vector | None = None,
         add_to: Value | None = None,
         by_heads: bool = False,
+        by_blocks: bool = False,
     ) -> Value:
-        """x @ weight.T, (rows, N) for a weight (N, K); with `add_to`, added to that value in place.
+        """x @ weight.T + bias, (rows, N) for a weight (N, K); with `add_to`, added to that value in place.
 
-        `by_heads` lets one thread make whole heads, so that `rope_append` can follow without a barrier.
+        Args:
+            bias: (N,), or None.
+            by_heads: one thread makes whole heads, so that `rope_append` can follow without a barrier.
+            by_blocks: one thread makes whole blocks of 32 columns, so that a matmul can follow whose input is
+                quantized by the thread that made it.
         """
         inputs = self._inputs(x, weight, name)
         out = (
@@ -105,18 +105,25 @@ class Builder(AttentionOperations):
             if add_to
             else self._value(weight.shape[0], "float32", x.kind, name)
         )
-        unit_rows = self.head_dim if by_heads and self._heads_are_units(weight) else _core.PANEL_ROWS
+        wish = self.head_dim if by_heads else _core.BLOCK if by_blocks else _core.PANEL_ROWS
+        unit_rows = wish if _divides(weight.segment_rows, wish) else _core.PANEL_ROWS
         args = {"weight": weight, **inputs, "out": out, "add": add_to is not None, "unit_rows": unit_rows}
-        self._emit("linear", name, args, reads=list(inputs.values()), writes=[out], unit=unit_rows)
+        if bias is not None:
+            args["bias"] = bias
+        # Between segments that end inside a panel, a unit is no range of columns that others would share.
+        unit = unit_rows if _divides(weight.segment_rows[:-1], unit_rows) else -1
+        self._emit("linear", name, args, reads=list(inputs.values()), writes=[out], unit=unit)
         return out
 
-    def gate_up(self, x: Value, weight: _core.Packed, name: str) -> Value:
-        """silu(x @ gate.T) * (x @ up.T), (T, M), for the fused weight (2M, K)."""
+    def gate_up(self, x: Value, weight: _core.Packed, name: str, function: Function = "silu") -> Value:
+        """function(x @ gate.T) * (x @ up.T), (T, M), for the fused weight (2M, K)."""
         inputs = self._inputs(x, weight, name)
         out = self._value(weight.shape[0] // 2, "float32", x.kind, name)
-        unit_rows = _core.BLOCK if out.cols % _core.BLOCK == 0 else _core.PANEL_ROWS
-        args = {"weight": weight, **inputs, "out": out, "unit_rows": unit_rows}
-        self._emit("gate_up", name, args, reads=list(inputs.values()), writes=[out], unit=unit_rows)
+        whole = _divides([out.cols, *weight.segment_rows], _core.BLOCK)
+        unit_rows = _core.BLOCK if whole else _core.PANEL_ROWS
+        args = {"weight": weight, **inputs, "out": out, "unit_rows": unit_rows, "function": function}
+        unit = unit_rows if whole else -1
+        self._emit("gate_up", name, args, reads=list(inputs.values()), writes=[out], unit=unit)
         return out
 
     def sample(self, logits: Value, name: str = "sample") -> Value:
@@ -139,8 +146,8 @@ class Builder(AttentionOperations):
         for form in forms:
             cols = x.cols // _core.BLOCK * _core.CODE_BYTES[form]
             x.codes[form] = self._value(cols, "uint8", x.kind, f"{name}.{form}")
-        # A gate_up makes its columns 32 at a time: the thread that made them quantizes them.
-        by_cols = x.made_by == "gate_up" and self._phase.written.get(x.place) == _core.BLOCK
+        # Where a thread made whole blocks of columns in this phase, it quantizes them.
+        by_cols = self._phase.written.get(x.place) == _core.BLOCK
         args: dict[str, Any] = {"x": x} | {form: x.codes[form] for form in forms}
         self._emit(
             "quantize_cols" if by_cols else "quantize_rows",
@@ -150,11 +157,6 @@ class Builder(AttentionOperations):
             reads_own=[x] if by_cols else [],
             writes=[x.codes[form] for form in forms],
             unit=_core.BLOCK if by_cols else 0,
-        )
-
-    def _heads_are_units(self, weight: _core.Packed) -> bool:
-        return self.head_dim % _core.PANEL_ROWS == 0 and all(
-            n % self.head_dim == 0 for n in weight.segment_rows
         )
 
     # --- values and barriers -------------------------------------------------------------------------------
@@ -208,10 +210,13 @@ class Builder(AttentionOperations):
             phase.kind = writes[0].kind
         for value in writes:
             phase.written[value.place] = unit
-            value.made_by = op
             value.place.replicable = unit == 0
         phase.read.update(value.place for value in reads)
         for value in (*reads, *reads_own, *writes):
             value.place.first = phase.index if value.place.first < 0 else value.place.first
             value.place.last = phase.index
         self.instructions.append(Instruction(self.scope + name, op, args, barrier, phase.index))
+
+
+def _divides(segment_rows: list[int], unit_rows: int) -> bool:
+    return unit_rows % _core.PANEL_ROWS == 0 and all(n % unit_rows == 0 for n in segment_rows)

@@ -6,7 +6,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["tokens", "outputs"]
-REPLICABLE = frozenset({"gather_rows", "rms_norm", "quantize_rows", "rope_table"})
+REPLICABLE = frozenset(
+    {
+        "gather_rows",
+        "rms_norm",
+        "layer_norm",
+        "add",
+        "scale",
+        "add_positions",
+        "add_gated",
+        "quantize_rows",
+        "rope_table",
+    }
+)
 """Operations on single rows that every thread may compute for itself (csrc/program/program.h)."""
 
 
@@ -28,7 +40,6 @@ class Value:
     """What an operation made. Overwriting a place in place retires the values that lay there before."""
 
     place: Place
-    made_by: str = ""
     retired: bool = False
     codes: dict[str, Value] = field(default_factory=dict)
 

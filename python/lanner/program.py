@@ -120,7 +120,7 @@ def _describe(i: Instruction) -> str:
             parts.append(f"{key}=({rows}, {value.cols}) {value.place.dtype}")
         elif isinstance(value, _core.Packed):
             parts.append(f"{key}={value.shape} {value.format}")
-        elif isinstance(value, (int, float, bool)):
+        elif isinstance(value, (int, float, bool, str)):
             parts.append(f"{key}={value}")
     return " ".join(parts)
 

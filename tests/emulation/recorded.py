@@ -306,7 +306,7 @@ def all_cases() -> list[Recorded]:
     attention = [AttentionCase(6, 2, dim, ((n, new),), fmt) for dim in (16, 20, 64) for fmt in ("f16", "f32")
                  for n, new in ((1, 1), (33, 33), (300, 2), (520, 1), (130, 70))]  # fmt: skip
     return [
-        *(recorded_matmul(case, False) for case in LINEAR if not case.add),
+        *(recorded_matmul(case, False) for case in LINEAR if not (case.add or case.bias)),
         *(recorded_matmul(case, True) for case in GATE_UP),
         *(recorded_blocks(fmt) for fmt in FORMATS),
         *recorded_halves(),

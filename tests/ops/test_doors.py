@@ -27,6 +27,15 @@ def arguments(op: str) -> dict[str, Any]:
         "quantize_cols": {"x": x, "int8": codes},
         "linear": {"weight": halves, "x": x, "out": tokens(poisoned(2, 32))},
         "gate_up": {"weight": halves, "x": x, "out": tokens(poisoned(2, 16))},
+        "activate": {"function": "gelu", "x": x},
+        "softcap": {"cap": 30.0, "x": x},
+        "layer_norm": {"x": x, "weight": np.ones(32, np.float32), "bias": np.ones(32, np.float32),
+                       "out": tokens(poisoned(2, 32)), "eps": 1.0},
+        "add": {"x": x, "y": x, "out": tokens(poisoned(2, 32)), "factor": 0.5},
+        "scale": {"x": x, "out": tokens(poisoned(2, 32)), "factor": 0.5},
+        "add_positions": {"x": x, "table": np.ones((5, 32), np.float32), "offset": 2,
+                          "out": tokens(poisoned(2, 32))},
+        "add_gated": {"x": x, "y": x, "gate": tokens(poisoned(2, 1)), "out": tokens(poisoned(2, 32))},
         "rope_table": {"inv_freq": np.ones(8), "out": tokens(poisoned(2, 16))},
         "rope_append": {"qkv": tokens(poisoned(2, 64)), "table": tokens(poisoned(2, 16)), "cache": cache,
                         "layer": 0, "n_heads": 2},
@@ -48,6 +57,10 @@ WRONG_KIND = [
     ("rope_append", "qkv", outputs), ("append", "kv", outputs), ("head_norm", "qkv", outputs),
     ("qk_norm", "qkv", outputs), ("attention", "q", outputs), ("attention", "out", outputs),
     ("sample", "logits", tokens), ("sample", "out", tokens),
+    ("layer_norm", "out", outputs),
+    ("add", "y", outputs), ("add", "out", outputs), ("scale", "out", outputs),
+    ("add_positions", "x", outputs), ("add_positions", "out", outputs), ("add_gated", "y", outputs),
+    ("add_gated", "gate", outputs), ("add_gated", "out", outputs),
 ]  # fmt: skip
 
 
@@ -59,12 +72,15 @@ def test_rows_of_the_wrong_kind_are_refused(op: str, name: str, kind: Any) -> No
         getattr(_core.ops, op)(rows_step(2, [0]), **(good | {name: kind(good[name].array)}))
 
 
-@pytest.mark.parametrize("op", sorted({op for op, _, _ in WRONG_KIND}))
+ALL = [name for name in dir(_core.ops) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("op", ALL)
 def test_the_arguments_above_are_good(op: str) -> None:
     getattr(_core.ops, op)(rows_step(2, [0]), **arguments(op))
 
 
-@pytest.mark.parametrize("op", sorted({op for op, _, _ in WRONG_KIND}))
+@pytest.mark.parametrize("op", ALL)
 def test_a_step_is_required(op: str) -> None:
     with pytest.raises(TypeError):
         getattr(_core.ops, op)(**arguments(op))
@@ -82,6 +98,12 @@ def test_arrays_that_are_only_read_may_be_read_only() -> None:
         ("embed", "step.token_ids[1] = 1 << 30", "embed: token id 1073741824 "),
         ("embed", "step.token_ids[1] = -(1 << 30)", "embed: token id -1073741824 "),
         ("gather_rows", "step.output_rows[0] = 1 << 30", "gather_rows: output row 1073741824 "),
+        (
+            "add_positions",
+            "step.positions[1] = 3",
+            "add_positions: position 3 of token 1 is outside the table of 3",
+        ),
+        ("add_positions", "step.positions[1] = -3", "add_positions: position -3 of token 1 "),
         ("rope_append", "step.block_tables[0, 0] = 1 << 24", "rope_append: page 16777216 "),
         ("attention", "step.block_tables[0, 0] = 1 << 24", "attention: page 16777216 "),
         ("attention", "step.positions[1] = 1 << 24", "attention: "),

@@ -6,6 +6,7 @@ from harness import assert_rows_alone, input_rows, inputs_of, make_weight, matmu
 from test_linear import products
 
 from cases import GATE_UP, LinearCase
+from cases_rows import ACTIVATIONS
 from lanner import _core
 from reference import FORMATS, U, fit, silu
 
@@ -22,6 +23,22 @@ def test_close_to_float64(case: LinearCase) -> None:
     bound += 8 * U * np.abs(wanted) + 1e-36 * (1 + np.abs(up))
     out = matmul("gate_up", weight.packed, x, poisoned(case.rows, m))
     assert (np.abs(out - wanted) <= bound).all()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 150])
+@pytest.mark.parametrize("fmt", ["f32", "q4_1"])
+@pytest.mark.parametrize("function", ACTIVATIONS)
+def test_functions_of_the_gate(function: str, fmt: str, rows: int) -> None:
+    # No function has a slope beyond 1.13 (gelu at sqrt 2).
+    case = LinearCase(((fmt, 53), (fmt, 53)), 96, rows)
+    weight, x = make_weight(case), input_rows(case)
+    (gate, up), (gate_bound, up_bound) = (np.split(a, 2, axis=1) for a in products(weight, x))
+    with np.errstate(over="ignore"):
+        f = ACTIVATIONS[function](gate)
+    wanted = f.wanted * up
+    bound = (1.13 * gate_bound + f.bound) * (np.abs(up) + up_bound) + np.abs(f.wanted) * up_bound
+    out = matmul("gate_up", weight.packed, x, poisoned(rows, 53), function=function)
+    assert (np.abs(out - wanted) <= bound * (1 + 2 * U) + U * np.abs(wanted) + 2.0**-149).all()
 
 
 def test_far_ends_of_silu() -> None:
@@ -74,6 +91,11 @@ def test_halves_whose_panels_do_not_meet_are_refused(rows: tuple[int, ...]) -> N
         ({"out": tokens(poisoned(2, 64))}, ValueError, "gate_up: out has 64 columns, wanted 32"),
         ({"unit_rows": 8}, ValueError, "gate_up: unit_rows is 8, wanted a positive multiple of 16"),
         ({"weight": None}, TypeError, "gate_up: weight is missing"),
+        (
+            {"function": "swish"},
+            ValueError,
+            "gate_up: function is 'swish', wanted one of silu, gelu, gelu_tanh",
+        ),
         ({"add": True}, TypeError, r"gate_up: unexpected argument among .*add"),
     ],
 )

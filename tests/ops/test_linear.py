@@ -66,12 +66,16 @@ def products(weight: Weight, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_close_to_float64(case: LinearCase) -> None:
     weight, x = make_weight(case), input_rows(case)
     wanted, bound = products(weight, x)
-    out = poisoned(case.rows, case.n)
+    out, bias = poisoned(case.rows, case.n), None
+    if case.bias:
+        bias = np.random.default_rng(case.seed + 2).standard_normal(case.n).astype(np.float32)
+        wanted += bias
+        bound += U * (np.abs(wanted) + bound)
     if case.add:
         out[:] = np.random.default_rng(case.seed).standard_normal(out.shape)
         wanted += out
         bound += U * (np.abs(wanted) + bound)
-    matmul("linear", weight.packed, x, out, add=case.add)
+    matmul("linear", weight.packed, x, out, add=case.add, bias=bias)
     # The smallest float for products of subnormal scales.
     assert (np.abs(out - wanted) <= bound + case.k * 1e-38).all()
 
@@ -120,6 +124,21 @@ def test_units_change_no_bit(unit_rows: int) -> None:
     packed, x = make_weight(case).packed, input_rows(case)
     wanted = matmul("linear", packed, x, poisoned(5, 133))
     np.testing.assert_array_equal(matmul("linear", packed, x, poisoned(5, 133), unit_rows=unit_rows), wanted)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 150])
+@pytest.mark.parametrize("fmt", ["f32", "q4_0"])
+def test_a_bias_is_added_to_the_sum_before_the_old_value(fmt: str, rows: int) -> None:
+    case = LinearCase(((fmt, 40), (fmt, 13)), 96, rows)
+    packed, x = make_weight(case).packed, input_rows(case)
+    rng = np.random.default_rng(4)
+    bias, old = (rng.standard_normal(shape).astype(np.float32) for shape in (53, (rows, 53)))
+    sums = matmul("linear", packed, x, poisoned(rows, 53))
+    out = matmul("linear", packed, x, poisoned(rows, 53), bias=bias)
+    np.testing.assert_array_equal(out, sums + bias)
+    np.testing.assert_array_equal(
+        matmul("linear", packed, x, old.copy(), bias=bias, add=True), old + (sums + bias)
+    )
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -174,7 +193,10 @@ def packed_of(fmt: str, *segment_rows: int) -> _core.Packed:
         ("q4_0", {"add": "yes"}, TypeError, "linear: add is a str"),
         ("q4_0", {"weight": None}, TypeError, "linear: weight is missing"),
         ("q4_0", {"out": None}, TypeError, "linear: out is missing"),
-        ("q4_0", {"bias": 0}, TypeError, r"linear: unexpected argument among .*bias"),
+        ("q4_0", {"shift": 0}, TypeError, r"linear: unexpected argument among .*shift"),
+        ("q4_0", {"bias": 0}, ValueError, "linear: bias is a int, wanted a vector"),
+        ("q4_0", {"bias": np.ones(63, np.float32)}, ValueError, "linear: bias has 63 elements, wanted 64"),
+        ("q4_0", {"bias": np.ones(64)}, ValueError, "linear: bias must be a contiguous array of float32"),
     ],
 )  # fmt: skip
 def test_refuses(fmt: str, change: dict[str, object], error: type[Exception], message: str) -> None:

@@ -12,7 +12,7 @@ from lanner.ops._arrays import Array, contiguous, fill, floats, output
 Approximate = Literal["none", "tanh"]
 
 _SILU, _GELU = 0, {"none": 1, "tanh": 2}
-"""As `Activation` in csrc/ops/array_rows.h numbers them."""
+"""As `Activation` in csrc/ops/activate.h numbers them."""
 
 
 def silu(x: Array, out: Array | None = None) -> Array:
