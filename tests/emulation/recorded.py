@@ -267,8 +267,12 @@ def recorded_attention(case: AttentionCase) -> Recorded:
         "op": "attention", "kv_format": case.kv_format, "n_heads": case.n_heads,
         "n_kv_heads": case.n_kv_heads,
         "head_dim": case.head_dim, "n_tokens": n, "n_new": n_new, "scale": 0.25, "qkv": qkv, "table": table,
-        "pages": pages,
+        "pages": pages, "window": case.window, "softcap": case.softcap, "causal": case.causal,
     }  # fmt: skip
+    options = case.options
+    if "bias" in options:
+        options["bias"] = options["bias"].ravel()
+        fields |= {"bias": options["bias"], "bias_size": options["bias"].size}
 
     def step(first: int) -> _core.Step:
         s = _core.Step(n - first, 1, 1, len(pages))
@@ -282,7 +286,7 @@ def recorded_attention(case: AttentionCase) -> Recorded:
         shared = {"cache": cache, "layer": 0, "n_heads": case.n_heads}
         _core.ops.rope_append(step(0), qkv=tokens(made), table=tokens(table), **shared)
         _core.ops.attention(
-            step(n - n_new), q=tokens(made[n - n_new :]), out=tokens(out), scale=0.25, **shared
+            step(n - n_new), q=tokens(made[n - n_new :]), out=tokens(out), scale=0.25, **shared, **options
         )
         return {"out": out}
 
@@ -305,6 +309,12 @@ def recorded_rows() -> Iterator[Recorded]:
 def all_cases() -> list[Recorded]:
     attention = [AttentionCase(6, 2, dim, ((n, new),), fmt) for dim in (16, 20, 64) for fmt in ("f16", "f32")
                  for n, new in ((1, 1), (33, 33), (300, 2), (520, 1), (130, 70))]  # fmt: skip
+    attention += [
+        AttentionCase(6, 2, 20, ((n, new),), **options)  # type: ignore[arg-type]
+        for n, new in ((520, 1), (300, 130))
+        for options in ({"window": 70}, {"softcap": 2.0}, {"reach": 20}, {"window": 300, "reach": 3})
+    ]
+    attention += [AttentionCase(6, 2, 20, ((70, 70),), causal=False, reach=reach) for reach in (-1, 8)]
     return [
         *(recorded_matmul(case, False) for case in LINEAR if not (case.add or case.bias)),
         *(recorded_matmul(case, True) for case in GATE_UP),

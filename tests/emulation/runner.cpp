@@ -302,6 +302,8 @@ void attention(Fields& in, Fields& out) {
                   0,
                   n_heads,
                   in.number("scale")};
+  a.window = in.int32("window"), a.softcap = in.number("softcap"), a.causal = in.integer("causal") != 0;
+  if (in.has("bias")) a.bias = {in.at<float>("bias"), in.integer("bias_size")};
   a.plan = &plan;
   prepare(plan, a, step(n - n_new));
   run(kernels().attention, a, step(n - n_new));
