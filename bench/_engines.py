@@ -172,19 +172,18 @@ def model_costs(path: str) -> dict[str, float]:
         gives one row); layer_macs: multiply-adds of the layers' matrices per token; head_macs: of the head,
         once per step that wants logits; pair_macs: of attention per (query, key) pair.
     """
-    from lanner import _core
-    from lanner.config import Metadata
+    from lanner.checkpoint import open_checkpoint
 
-    gguf = _core.GgufFile(path)
-    matrices = {name: t for name, t in gguf.tensors().items() if len(t.shape) == 2}
+    checkpoint = open_checkpoint(path)
+    matrices = {name: t for name, t in checkpoint.tensors.items() if len(t.shape) == 2}
     head = "output.weight" if "output.weight" in matrices else "token_embd.weight"
     read = {name: t for name, t in matrices.items() if name != "token_embd.weight" or name == head}
-    meta = Metadata(gguf)
+    meta = checkpoint.settings
     n_heads = meta.positive("attention.head_count")
     head_dim = meta.positive("attention.key_length", meta.positive("embedding_length") // n_heads)
     macs = {name: float(t.shape[0] * t.shape[1]) for name, t in read.items()}
     return {
-        "file_bytes": gguf.n_bytes,
+        "file_bytes": checkpoint.n_bytes,
         "weight_bytes": sum(t.n_bytes for t in read.values()),
         "layer_macs": sum(n for name, n in macs.items() if name != head),
         "head_macs": macs[head],

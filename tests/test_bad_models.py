@@ -61,7 +61,7 @@ def with_nan(name: str) -> Callable[[Contents], None]:
 NORM, DOWN, Q = "blk.1.ffn_norm.weight", "blk.0.ffn_down.weight", "blk.1.attn_q.weight"
 BAD: dict[str, tuple[Callable[[Contents], None], str, str]] = {
     "architecture": (set_key("general.architecture", "mamba9"), UNSUPPORTED, "architecture 'mamba9'"),
-    "no architecture": (drop_key("general.architecture"), FILE, "'general.architecture' is missing"),
+    "no architecture": (drop_key("general.architecture"), FILE, "general.architecture is missing"),
     "architecture is a number": (set_key("general.architecture", 7), FILE, "general.architecture is a int"),
     "no head count": (drop_key("llama.attention.head_count"), FILE, "llama.attention.head_count' is missing"),
     "no epsilon": (drop_key("llama.attention.layer_norm_rms_epsilon"), FILE, "rms_epsilon' is missing"),
@@ -119,7 +119,12 @@ BAD: dict[str, tuple[Callable[[Contents], None], str, str]] = {
         "has shape (96, 64), the configuration wants",
     ),
     "a tensor too many": (set_tensor("blk.0.bias", np.ones(3, np.float32)), UNSUPPORTED, "'blk.0.bias'"),
-    "norm of another type": (set_tensor(NORM, np.ones(96, np.float16)), UNSUPPORTED, f"{NORM!r} is f16"),
+    "norm of a block type": (
+        set_tensor(NORM, Encoded(8, (96,), bytes(102))),
+        UNSUPPORTED,
+        f"{NORM!r} is q8_0",
+    ),
+    "NaN in a half norm": (set_tensor(NORM, np.full(96, np.nan, np.float16)), FILE, "infinite or NaN value"),
     "NaN in a norm": (with_nan(NORM), FILE, f"{NORM!r} holds an infinite or NaN"),
     "infinite scale": (with_scale(DOWN, np.inf), FILE, f"{DOWN!r}: pack: a q5_1"),
     "NaN scale": (with_scale(Q, np.nan), FILE, "infinite or NaN scale"),
@@ -128,11 +133,11 @@ BAD: dict[str, tuple[Callable[[Contents], None], str, str]] = {
 
 CHILD = """
 import json, sys
-from lanner import _core
+from lanner.checkpoint import open_checkpoint
 from lanner.decoder import Decoder
 for path in sys.argv[1:]:
     try:
-        Decoder(_core.GgufFile(path), n_threads=2)
+        Decoder(open_checkpoint(path), n_threads=2)
         print(json.dumps(["opened", ""]))
     except Exception as error:
         print(json.dumps([type(error).__name__, str(error)]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import golden
-from lanner import _core
+from lanner.checkpoint import open_checkpoint
 from lanner.decoder import Decoder
 from stepping import step_logits
 
@@ -80,7 +80,7 @@ def test_whole_chunked_and_token_by_token_agree_bitwise(smollm2_path, reference)
     ids = reference["p6_ids"][:96].tolist()
     whole = None
     for n_threads in (1, 2):
-        decoder = Decoder(_core.GgufFile(str(smollm2_path)), context=128, n_threads=n_threads)
+        decoder = Decoder(open_checkpoint(smollm2_path), context=128, n_threads=n_threads)
         for chunk in (64, 7, 1):
             logits = step_logits(decoder, ids, chunk)
             whole = logits if whole is None else whole

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lanner import _core
+from lanner.checkpoint import open_checkpoint
 from lanner.decoder import CHUNK_TOKENS, Decoder, activation_bytes
 from tiny_llama import MODELS, make
 
@@ -21,12 +22,12 @@ def test_activations_are_never_more_than_counted(name: str, n_threads: int, tmp_
 def test_a_budget_that_is_too_small_says_what_fits(tmp_path: Path) -> None:
     path = make(MODELS["heads_of_16"], tmp_path / "t.gguf").path
     with pytest.raises(_core.OutOfMemoryBudget, match="no context would fit"):
-        Decoder(_core.GgufFile(str(path)), max_memory=1000)
+        Decoder(open_checkpoint(path), max_memory=1000)
     with pytest.raises(_core.OutOfMemoryBudget, match=r"a context of \d+ would fit"):
-        Decoder(_core.GgufFile(str(path)), max_memory=activation_bytes_of(path) + 100_000)
+        Decoder(open_checkpoint(path), max_memory=activation_bytes_of(path) + 100_000)
 
 
 def activation_bytes_of(path: Path) -> int:
     """Weights and activations of a model in a step of 512 tokens, on one thread."""
-    file = _core.GgufFile(str(path))
+    file = open_checkpoint(path)
     return file.n_bytes + activation_bytes(Decoder(file).config, CHUNK_TOKENS, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gguf_writer import Encoded, gguf_bytes
-from lanner import _core
+from lanner.checkpoint import open_checkpoint
 from lanner.decoder import Decoder
 from reference import Llama, Tensor, dequantize, half_split
 
@@ -63,7 +63,7 @@ class Made:
     reference: Llama
 
     def decoder(self, **options: object) -> Decoder:
-        return Decoder(_core.GgufFile(str(self.path)), **options)
+        return Decoder(open_checkpoint(self.path), **options)
 
 
 def contents(tiny: Tiny) -> tuple[dict[str, object], dict[str, np.ndarray | Encoded], Llama]:

@@ -1,11 +1,9 @@
 // lanner._core.GgufFile: metadata as Python objects when asked for, tensor data as views on the mapped file.
 #include "formats/gguf.h"
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-
 #include <memory>
 
+#include "bind/bind.h"
 #include "core/check.h"
 
 namespace py = pybind11;
@@ -21,17 +19,6 @@ struct TensorEntry {
   size_t n_bytes;
   uint64_t offset;
 };
-
-std::string file_system_path(const py::object& path) {
-  PyObject* encoded = nullptr;
-  if (!PyUnicode_FSConverter(path.ptr(), &encoded)) throw py::error_already_set();
-  return py::reinterpret_steal<py::bytes>(encoded);
-}
-
-py::object python_path(const std::string& path) {
-  return py::reinterpret_steal<py::object>(
-      PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size())));
-}
 
 py::str python_str(const Gguf& file, std::string_view key, std::string_view text) {
   PyObject* decoded = PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), nullptr);
@@ -122,17 +109,6 @@ py::array tensor_data(const std::shared_ptr<Gguf>& file, std::string_view name) 
   return view;
 }
 
-// FileNotFoundError, IsADirectoryError, PermissionError, ...: Python chooses by the number.
-void translate_file_error(std::exception_ptr error) {
-  try {
-    if (error) std::rethrow_exception(error);
-  } catch (const FileError& e) {
-    const py::object path = python_path(e.path);  // may set errno itself
-    errno = e.error_number;
-    PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path.ptr());
-  }
-}
-
 std::shared_ptr<Gguf> open(const py::object& path) {
   std::string encoded = file_system_path(path);
   const py::gil_scoped_release released;
@@ -142,8 +118,6 @@ std::shared_ptr<Gguf> open(const py::object& path) {
 }  // namespace
 
 void bind_gguf(py::module_& m) {
-  py::register_local_exception_translator(translate_file_error);
-
   py::class_<TensorEntry>(m, "TensorInfo", "Name, shape and place of a tensor in a model file.")
       .def_readonly("name", &TensorEntry::name)
       .def_readonly("shape", &TensorEntry::shape, "Slowest dimension first, as in NumPy: (rows, columns).")
@@ -165,6 +139,7 @@ the format, UnsupportedModelError for another version, byte order or tensor type
       .def_property_readonly("version", &Gguf::version)
       .def_property_readonly("alignment", &Gguf::alignment, "Of tensor data, in bytes.")
       .def_property_readonly("n_bytes", &Gguf::n_bytes, "Size of the file.")
+      .def_property_readonly("file", &Gguf::shared_file, "The MappedFile that the tensors lie in.")
       .def("keys", &keys, "Metadata keys in the order of the file.")
       .def(
           "has", [](const Gguf& file, std::string_view key) { return file.find(key) != nullptr; },

@@ -101,8 +101,10 @@ PYBIND11_MODULE(_core, m) {
   cpu_table();  // a wrong LANNER_ISA fails here, at import
 
   bind_array(m);
+  bind_mapped_file(m);
   bind_gguf(m);
   bind_bpe(m);
+  bind_packed(m);
   bind_memory(m);
   bind_program(m);
   m.attr("MAX_THREADS") = kMaxThreads;

@@ -284,8 +284,8 @@ std::vector<Array> Array::arrays() const {
   return out;
 }
 
-Gguf::Gguf(std::string path) : file_(std::move(path)) {
-  Reader reader(file_.path(), file_.bytes());
+Gguf::Gguf(std::string path) : file_(std::make_shared<MappedFile>(std::move(path))) {
+  Reader reader(file_->path(), file_->bytes());
   version_ = read_version(reader);
   // Nothing is reserved: a large file may claim more entries than it has.
   const uint64_t n_tensors = reader.count("number of tensors", kMinTensorBytes);
@@ -295,7 +295,7 @@ Gguf::Gguf(std::string path) : file_(std::move(path)) {
   alignment_ = checked_alignment(reader, find("general.alignment"));
   for (uint64_t i = 0; i < n_tensors; ++i) tensors_.push_back(read_tensor(reader));
   tensors_by_name_ = index_by_name<TensorInfo>(reader, "tensor", tensors_);
-  place_tensors(reader, file_, alignment_, tensors_);
+  place_tensors(reader, *file_, alignment_, tensors_);
   check_overlaps(reader, tensors_);
 }
 

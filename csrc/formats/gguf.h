@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <iterator>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -119,9 +120,9 @@ class Gguf {
   // Throws FileError, ModelFileError (malformed), UnsupportedModelError (version, byte order, tensor type).
   explicit Gguf(std::string path);
 
-  const std::string& path() const { return file_.path(); }
-  const MappedFile& file() const { return file_; }
-  size_t n_bytes() const { return file_.n_bytes(); }
+  const std::string& path() const { return file_->path(); }
+  const std::shared_ptr<MappedFile>& shared_file() const { return file_; }
+  size_t n_bytes() const { return file_->n_bytes(); }
   uint32_t version() const { return version_; }
   uint32_t alignment() const { return alignment_; }  // of tensor data, in bytes
 
@@ -139,7 +140,7 @@ class Gguf {
   const TensorInfo& require_tensor(std::string_view name) const;
 
  private:
-  MappedFile file_;
+  std::shared_ptr<MappedFile> file_;
   uint32_t version_;
   uint32_t alignment_;
   std::vector<Entry> entries_;

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from lanner import _core
 
@@ -18,90 +19,166 @@ HARMLESS = frozenset({"tensor_data_layout", "rope.scaling.finetuned", "rope.scal
 """Keys that describe a model's making and change nothing in its computation."""
 
 
-class Metadata:
-    """The configuration of one GGUF file; keys are those under its architecture's prefix.
+class Values(Protocol):
+    """Where settings come from: a GGUF file's metadata or a folder's config.json."""
 
-    Every key that is not read is refused by `finish`: it may change what the model computes.
+    is_gguf: bool
+
+    def name(self, key: str) -> str:
+        """What the source calls a key."""
+
+    def find(self, key: str) -> Any:
+        """The value, None where there is none; ModelFileError where the source contradicts itself."""
+
+    def default(self, key: str) -> Any:
+        """The value that a source without the key means, None where it must state it."""
+
+    def unread(self, read: set[str]) -> Iterator[str]:
+        """Names of what the source states and nobody read; `read` has the keys that were."""
+
+
+class GgufValues:
+    """The metadata of one GGUF file under its architecture's prefix."""
+
+    is_gguf = True
+
+    def __init__(self, gguf: _core.GgufFile, architecture: str) -> None:
+        self.gguf = gguf
+        self._prefix = f"{architecture}."
+
+    def name(self, key: str) -> str:
+        """With the prefix."""
+        return self._prefix + key
+
+    def find(self, key: str) -> Any:
+        """A number, bool, str or list, or an array of numbers; None where there is none."""
+        return self.gguf.get(self._prefix + key)
+
+    def default(self, key: str) -> None:
+        """None: a file states what it means."""
+
+    def unread(self, read: set[str]) -> Iterator[str]:
+        """The keys with the prefix."""
+        for name in self.gguf.keys():  # noqa: SIM118 - a file is no dict
+            if name.startswith(self._prefix) and name.removeprefix(self._prefix) not in read | HARMLESS:
+                yield name
+
+    def n_tokens(self) -> int | None:
+        """Tokens of the file's own vocabulary, None where it has none."""
+        tokens = "tokenizer.ggml.tokens"
+        return self.gguf.array_len(tokens) if self.gguf.has(tokens) else None
+
+
+class Settings:
+    """The configuration of one model under the keys of GGUF without their prefix: "attention.head_count".
+
+    A Hugging Face config.json is read through a table of its own names (`hf_config`), which an architecture
+    completes with `use`; a key that no table has is looked up under its own name. Every key that is not read
+    is refused by `finish`: it may change what the model computes.
+
+    `source` is the file that errors name, `is_gguf` whether that is a GGUF file.
     """
 
-    def __init__(self, gguf: _core.GgufFile) -> None:
-        self._gguf = gguf
-        self._read = set(HARMLESS)
-        self.source = gguf.path
-        self.architecture = self._typed("general.architecture", str)
+    def __init__(self, source: str, architecture: str, values: Values) -> None:
+        self.source = source
+        self.architecture = architecture
+        self.is_gguf = values.is_gguf
+        self._values = values
+        self._read: set[str] = set()
+
+    def use(
+        self,
+        hf_keys: Mapping[str, str | tuple[str, ...] | None],
+        hf_defaults: Mapping[str, object],
+        ignored: frozenset[str] = frozenset(),
+    ) -> None:
+        """How this architecture's config.json differs from the common table; nothing for a GGUF file.
+
+        Args:
+            hf_keys: by canonical key, the name in config.json, "a.b" for b inside the object a; several where
+                versions differ, None where config.json has no such key.
+            hf_defaults: by canonical key, what the architecture's config class means by a missing key.
+            ignored: names in config.json that change nothing for this architecture.
+        """
+        if not self.is_gguf:
+            self._values.use(hf_keys, hf_defaults, ignored)  # type: ignore[attr-defined]
+
+    def has(self, key: str) -> bool:
+        """Whether the source states the key. This does not count as reading it."""
+        return self._values.find(key) is not None
+
+    def raw(self, key: str) -> Any:
+        """The value as it is, an object or a list too; the default or None where there is none."""
+        self._read.add(key)
+        value = self._values.find(key)
+        return self._values.default(key) if value is None else value
 
     def required(self, key: str, kind: type[T]) -> T:
-        """The value of `<architecture>.<key>`; ModelFileError where it is missing or of another type."""
-        self._read.add(key)
-        return self._typed(f"{self.architecture}.{key}", kind)
+        """The value of a key; ModelFileError where it is missing or of another type."""
+        value = self.raw(key)
+        if value is None:
+            raise _core.ModelFileError(f"{self.source}: key {self._values.name(key)!r} is missing")
+        return self._typed(key, value, kind)
 
     def default(self, key: str, otherwise: T) -> T:
-        """The value of `<architecture>.<key>`, of the type of `otherwise`, or `otherwise`."""
-        self._read.add(key)
-        if not self._gguf.has(f"{self.architecture}.{key}"):
-            return otherwise
-        return self.required(key, type(otherwise))
+        """The value of a key, of the type of `otherwise`, or the architecture's default, or `otherwise`."""
+        value = self.raw(key)
+        return otherwise if value is None else self._typed(key, value, type(otherwise))
 
     def positive(self, key: str, otherwise: int | None = None, most: int = 2**31 - 1) -> int:
         """An integer from 1 to `most`."""
         value = self.required(key, int) if otherwise is None else self.default(key, otherwise)
         if not 0 < value <= most:
-            raise _core.ModelFileError(
-                f"{self.source}: {self.architecture}.{key} is {value}, wanted 1 to {most}"
-            )
+            self._fail(key, f"{value}, wanted 1 to {most}")
         return value
 
     def real(self, key: str, otherwise: float | None = None) -> float:
         """A finite number above 0."""
         value = self.required(key, float) if otherwise is None else self.default(key, otherwise)
         if not (math.isfinite(value) and value > 0):
-            raise _core.ModelFileError(
-                f"{self.source}: {self.architecture}.{key} is {value}, wanted a finite number above 0"
-            )
+            self._fail(key, f"{value}, wanted a finite number above 0")
         return value
 
     def must_equal(self, key: str, supported: bool | float | str) -> None:
-        """Refuses the model where `<architecture>.<key>` is present and is not `supported`."""
-        self._read.add(key)
-        value = self._gguf.get(f"{self.architecture}.{key}", supported)
-        if not isinstance(value, (bool, int, float, str)) or value != supported:
-            shown = repr(value) if isinstance(value, (bool, int, float, str)) else "an array"
+        """Refuses the model where the key is present (or has a default) and is not `supported`."""
+        value = self.raw(key)
+        if value is None:
+            return
+        is_scalar = isinstance(value, (bool, int, float, str))
+        if not is_scalar or value != supported:
+            shown = repr(value) if is_scalar else "an array"
             raise _core.UnsupportedModelError(
-                f"{self.source}: {self.architecture}.{key} is {shown:.80}, only {supported!r} is supported"
+                f"{self.source}: {self._values.name(key)} is {shown:.80}, only {supported!r} is supported"
             )
 
     def vocab_size(self, n_embeddings: int) -> int:
         """The number of tokens, which the token list, the stated size and the embedding must agree on."""
         stated = self.default("vocab_size", n_embeddings)
-        tokens = "tokenizer.ggml.tokens"
-        n_tokens = self._gguf.array_len(tokens) if self._gguf.has(tokens) else n_embeddings
-        if not stated == n_tokens == n_embeddings:
+        n_tokens = self._values.n_tokens() if isinstance(self._values, GgufValues) else None
+        if stated != n_embeddings or n_tokens not in (None, n_embeddings):
+            tokens = "" if n_tokens is None else f"{n_tokens} tokens, "
             raise _core.ModelFileError(
-                f"{self.source}: {n_tokens} tokens, a stated vocabulary of {stated} and "
+                f"{self.source}: {tokens}a stated vocabulary of {stated} and "
                 f"{n_embeddings} rows of the embedding disagree"
             )
         return n_embeddings
 
     def finish(self) -> None:
-        """Refuse the model where it has a key of its architecture that nothing has read."""
-        prefix = f"{self.architecture}."
-        for key in self._gguf.keys():  # noqa: SIM118 - a file is no dict
-            if key.startswith(prefix) and key.removeprefix(prefix) not in self._read:
-                raise _core.UnsupportedModelError(
-                    f"{self.source}: {key} is not known, its effect would be missing"
-                )
+        """Refuse the model where it has a key that nothing has read."""
+        for name in self._values.unread(self._read):
+            raise _core.UnsupportedModelError(
+                f"{self.source}: {name:.80} is not known, its effect would be missing"
+            )
 
-    def _typed(self, key: str, kind: type[T]) -> T:
-        if not self._gguf.has(key):
-            raise _core.ModelFileError(f"{self.source}: metadata key {key!r} is missing")
-        value = self._gguf.get(key)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    def _typed(self, key: str, value: object, kind: type[T]) -> T:
+        if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023:
             value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise _core.ModelFileError(
-                f"{self.source}: {key} is a {type(value).__name__}, wanted a {kind.__name__}"
-            )
+            self._fail(key, f"a {type(value).__name__}, wanted a {kind.__name__}")
         return value
+
+    def _fail(self, key: str, wrong: str) -> NoReturn:
+        raise _core.ModelFileError(f"{self.source}: {self._values.name(key)} is {wrong}")
 
 
 @dataclass(frozen=True)
@@ -109,7 +186,8 @@ class DecoderConfig:
     """The sizes of a decoder, under the names that papers and checkpoints use.
 
     `context_length` is the number of positions that the model was trained for; `rope_theta` the base of the
-    rotary frequencies; `scale` multiplies the scores of attention.
+    rotary frequencies; `scale` multiplies the scores of attention; `is_tied` says that the head is the
+    embedding.
     """
 
     architecture: str
@@ -124,3 +202,4 @@ class DecoderConfig:
     rms_norm_eps: float
     rope_theta: float
     scale: float
+    is_tied: bool

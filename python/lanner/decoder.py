@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from lanner import _core, models
 from lanner.builder import Builder
-from lanner.config import DecoderConfig, Metadata
+from lanner.checkpoint import Checkpoint
+from lanner.config import DecoderConfig
 from lanner.program import Program
-from lanner.weights import Weights
+from lanner.weights import QUANTIZE, Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,40 +32,43 @@ class Decoder:
     """A model that can run steps. One thread at a time may call `run`.
 
     Args:
-        gguf: the opened file; it may be dropped once the decoder exists.
+        checkpoint: the opened model; it may be dropped once the decoder exists.
         context: positions of a sequence, by default what the model was trained for.
         n_threads: threads of a step.
         kv_dtype: "f16" or "f32", the type of cached keys and values.
         max_memory: bytes that weights, cache and activations may take together, or None.
+        quantize: None, or "q8_0" or "q4_0": the format that float matrices get.
 
     Raises:
         UnsupportedModelError: an architecture, format or option of the file that has no kernel here.
         ModelFileError: a file that contradicts itself.
-        ValueError: a context beyond the model's, an unknown kv_dtype.
+        ValueError: a context beyond the model's, an unknown kv_dtype or quantize.
         OutOfMemoryBudget: `max_memory` is too small; the message says which context would fit.
     """
 
     def __init__(
         self,
-        gguf: _core.GgufFile,
+        checkpoint: Checkpoint,
         *,
         context: int | None = None,
         n_threads: int = 1,
         kv_dtype: str = "f16",
         max_memory: int | None = None,
+        quantize: str | None = None,
     ) -> None:
-        meta = Metadata(gguf)
-        module = models.find(meta.architecture, gguf.path)
-        weights = Weights(gguf, n_threads)
-        self.config: DecoderConfig = module.config(meta, weights)
-        meta.finish()
+        _check_quantize(quantize)
+        settings = checkpoint.settings
+        module = models.find(settings.architecture, checkpoint.path)
+        weights = Weights(checkpoint, n_threads, module.HF_NAMES, quantize, module.HF_PREFIX)
+        self.config: DecoderConfig = module.config(settings, weights)
+        settings.finish()
         self.context = _checked_context(self.config, context)
         self.n_threads = n_threads
         self.kv_dtype = _checked_kv_dtype(kv_dtype)
         self.n_pages = -(-self.context // _core.PAGE_POSITIONS)
-        self._check_memory(gguf, max_memory)
+        self._check_memory(weights.n_bytes, max_memory)
         loaded = module.load(self.config, weights)
-        weights.finish()
+        weights.finish(module.HF_IGNORED)
         self.n_params = weights.n_params
         self.formats = weights.n_bytes_by_format
         self._build(module, loaded)
@@ -118,12 +122,12 @@ class Decoder:
             if i.op != skip and isinstance(i.args.get("weight"), _core.Packed)
         ]
 
-    def _check_memory(self, gguf: _core.GgufFile, max_memory: int | None) -> None:
+    def _check_memory(self, weight_bytes: int, max_memory: int | None) -> None:
         if max_memory is None:
             return
         c = self.config
         position_bytes = 2 * c.n_layers * c.n_kv_heads * (-(-c.head_dim // 16) * 16) * KV_BYTES[self.kv_dtype]
-        fixed = gguf.n_bytes + activation_bytes(c, min(CHUNK_TOKENS, self.context), self.n_threads)
+        fixed = weight_bytes + activation_bytes(c, min(CHUNK_TOKENS, self.context), self.n_threads)
         wanted = fixed + self.context * position_bytes
         if wanted > max_memory:
             fits = (max_memory - fixed) // position_bytes // _core.PAGE_POSITIONS * _core.PAGE_POSITIONS
@@ -160,3 +164,8 @@ def _checked_kv_dtype(kv_dtype: str) -> str:
     if not isinstance(kv_dtype, str) or kv_dtype not in KV_BYTES:
         raise ValueError(f"load: kv_dtype is {kv_dtype!r}, wanted one of {', '.join(KV_BYTES)}")
     return kv_dtype
+
+
+def _check_quantize(quantize: str | None) -> None:
+    if quantize is not None and quantize not in QUANTIZE:
+        raise ValueError(f"load: quantize is {quantize!r:.80}, wanted one of {', '.join(QUANTIZE)}, or None")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import weakref
@@ -19,13 +20,14 @@ from lanner.info import ModelInfo, describe
 from lanner.prompts import PromptReader, is_list_of_prompts
 from lanner.result import Chunk, GenerationResult
 from lanner.sampling import SamplingParams, check_keywords, merged
-from lanner.sequence import Generation, Scoring
+from lanner.sequence import Generation, Scoring, token_loss
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from typing_extensions import Unpack
 
+    from lanner.checkpoint import Checkpoint
     from lanner.decoder import Decoder
     from lanner.program import Program
     from lanner.prompts import TokenIds
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chunk", "GenerationResult", "Handle", "Model", "ModelInfo", "TokenStream", "load"]
 
-_LOAD_OPTIONS = ("context", "threads", "kv_dtype", "max_memory", "device")
+_LOAD_OPTIONS = ("context", "threads", "kv_dtype", "max_memory", "quantize", "device")
 
 
 def load(
@@ -44,17 +46,21 @@ def load(
     threads: int | None = None,
     kv_dtype: str = "f16",
     max_memory: int | None = None,
+    quantize: str | None = None,
     device: str = "cpu",
     **unknown: Any,
 ) -> Model:
     """Opens a model.
 
     Args:
-        model: path of a GGUF file, or a name in the catalogue that `lanner pull` has downloaded.
+        model: path of a GGUF file (any part of a split one) or of a Hugging Face folder with safetensors, or
+            a name in the catalogue that `lanner pull` has downloaded.
         context: positions that a prompt and its continuation may take together; the model's own if None.
         threads: threads of a step; by default the physical cores that this process may use.
         kv_dtype: type of cached keys and values, "f16" or "f32".
         max_memory: bytes that weights, cache and activations may take together.
+        quantize: None keeps the type of every weight; "q8_0" or "q4_0" is given to matrices of a float type,
+            but for those whose rows are not whole blocks of 32.
         device: "cpu".
 
     Raises:
@@ -73,20 +79,31 @@ def load(
     if threads is not None and threads > _core.MAX_THREADS:
         raise ValueError(f"load: threads is {threads}, wanted at most {_core.MAX_THREADS}")
     from lanner import catalog
+    from lanner.checkpoint import open_checkpoint
     from lanner.decoder import Decoder
-    from lanner.tokenizer import Tokenizer
 
-    gguf = _core.GgufFile(os.fspath(catalog.resolve(model)))
-    tokenizer = Tokenizer.from_gguf(gguf)
+    checkpoint = open_checkpoint(catalog.resolve(model))
+    tokenizer, name = _open_tokenizer(checkpoint)
     decoder = Decoder(
-        gguf,
+        checkpoint,
         context=context,
         n_threads=threads or min(default_threads()[0], _core.MAX_THREADS),
         kv_dtype=kv_dtype,
         max_memory=max_memory,
+        quantize=quantize,
     )
-    name = f"{gguf.get('tokenizer.ggml.model')} ({gguf.get('tokenizer.ggml.pre')})"
     return Model(decoder, tokenizer, tokenizer_name=name)
+
+
+def _open_tokenizer(checkpoint: Checkpoint) -> tuple[Tokenizer, str]:
+    """The tokenizer, and what `info` calls it."""
+    if (gguf := checkpoint.gguf) is not None:
+        from lanner.tokenizer import Tokenizer
+
+        name = f"{gguf.get('tokenizer.ggml.model')} ({gguf.get('tokenizer.ggml.pre')})"
+        return Tokenizer.from_gguf(gguf), name
+    module = importlib.import_module("lanner.hf_tokenizer")
+    return module.HfTokenizer.from_folder(checkpoint.folder), "tokenizer.json"
 
 
 class Model:
@@ -224,7 +241,7 @@ class Model:
         losses: list[float] = []
 
         def add(start: int, rows: npt.NDArray[np.float32]) -> None:
-            losses.extend(map(_loss, rows, ids[start + 1 :]))
+            losses.extend(map(token_loss, rows, ids[start + 1 :]))
 
         self._run("perplexity", [Scoring(ids, add)])
         return math.exp(math.fsum(losses) / len(losses))
@@ -280,12 +297,3 @@ class Model:
     def _cancel(self, sequence: Generation | Scoring) -> None:
         if (engine := self._engine) is not None:
             engine.cancel(sequence)
-
-
-def _loss(logits: npt.NDArray[np.float32], id: int) -> float:
-    """-log p of a token under a row of logits."""
-    import numpy as np
-
-    highest = float(logits.max())
-    mass = np.exp(logits - np.float32(highest)).sum(dtype=np.float64)
-    return math.log(mass) + highest - float(logits[id])

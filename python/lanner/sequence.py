@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -257,3 +258,12 @@ def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that `stop` begins with, less than all of it."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def token_loss(logits: npt.NDArray[np.float32], id: int) -> float:
+    """-log p of a token under a row of logits."""
+    import numpy as np
+
+    highest = float(logits.max())
+    mass = np.exp(logits - np.float32(highest)).sum(dtype=np.float64)
+    return math.log(mass) + highest - float(logits[id])

@@ -3,99 +3,250 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from lanner import _core
+from lanner.checkpoint import Checkpoint, TensorInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+FLOATS = {"f32": "float32", "f16": "float16", "bf16": "uint16"}
+"""Formats of one value each, and the NumPy type that holds them; bfloat16 has none of its own."""
+
+QUANTIZE = ("q8_0", "q4_0")
+"""Formats that float matrices can be given as they are packed."""
+
+_COMPARED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor of the file: its name and the shape that the configuration demands.
+    """A tensor of the model: its name and the shape that the configuration demands.
 
-    `interleaved` is the head_dim of a tensor whose rotary pairs are neighbouring rows; packing puts them into
-    half-split order. 0 for all others.
+    `name` is GGUF's ("blk.3.attn_q.weight"); `Weights` knows what a Hugging Face folder calls it.
+    `interleaved` is the head_dim of a GGUF tensor whose rotary pairs are neighbouring rows; packing puts them
+    into half-split order, which folders have already. 0 for all others.
+    `hf` brings a folder's array into that shape: of the stored type for a matrix (bfloat16 as uint16), of
+    float32 for a vector. `index` is the expert, where a tensor holds one matrix (N, K) for each: (E, N, K).
     """
 
     name: str
     shape: tuple[int, ...]
     interleaved: int = 0
+    hf: Callable[[Any], Any] | None = None
+    index: int | None = None
 
 
 class Weights:
-    """Takes tensors out of a GGUF file; every tensor must be taken, `finish` says which was not.
+    """Takes tensors out of a checkpoint; every tensor must be taken, `finish` says which was not.
 
     Args:
-        gguf: the mapped file. Its pages are given back as its tensors are packed.
+        checkpoint: the opened model. Pages of its files are given back as their tensors are packed.
         n_threads: threads that pack.
+        names: for a Hugging Face folder, its names by the canonical ones, without ".weight" or ".bias" where
+            both have it: {"blk.{}.attn_q": "model.layers.{}.self_attn.q_proj"}, a second {} for the expert.
+        quantize: None, or the format that float matrices get if their rows are whole blocks of 32.
+        prefix: start of the folder's names that a file saved without its head lacks.
     """
 
-    def __init__(self, gguf: _core.GgufFile, n_threads: int) -> None:
-        self.gguf = gguf
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        n_threads: int,
+        names: Mapping[str, str] | None = None,
+        quantize: str | None = None,
+        prefix: str = "",
+    ) -> None:
+        self.checkpoint = checkpoint
         self.n_threads = n_threads
         self.n_bytes_by_format: dict[str, int] = {}
         self.n_params = 0
-        self._tensors = gguf.tensors()
-        self._taken: set[str] = set()
+        self._names = None if checkpoint.kind == "gguf" else dict(names or {})
+        self._quantize = quantize
+        self._tensors = checkpoint.tensors
+        self._prefix = "" if any(name.startswith(prefix) for name in self._tensors) else prefix
+        self._taken: dict[str, set[int | None]] = {}
         # Packed weights are as large as the file's, but for rows that are padded to whole panels.
-        self._arena = _core.Arena(gguf.n_bytes + gguf.n_bytes // 16)
+        self._arena = _core.Arena(checkpoint.n_bytes + checkpoint.n_bytes // 16)
+
+    @property
+    def n_bytes(self) -> int:
+        """About what all weights will take once they are packed."""
+        return sum(self._packed_bytes(info) for info in self._tensors.values())
 
     def has(self, name: str) -> bool:
-        """Whether the file has a tensor of this name."""
-        return name in self._tensors
+        """Whether the model has a tensor of this canonical name."""
+        return self._name(name, None) in self._tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor that must exist, slowest dimension first."""
-        return self._tensor(name).shape
+        return self._tensor(self._name(name, None)).shape
 
-    def packed(self, *sources: Source) -> _core.Packed:
-        """The fused weight of several (N, K) tensors, in their order."""
-        for source in sources:
-            self._check(source)
-        parts = [(source.name, source.interleaved) for source in sources]
+    def packed(self, *sources: Source, keep: bool = False) -> _core.Packed:
+        """The fused weight of several (N, K) tensors, in their order; `keep` leaves their formats alone."""
+        parts = [self._part(source, keep) for source in sources]
         try:
-            return _core.Packed.from_gguf(self.gguf, parts, n_threads=self.n_threads, arena=self._arena)
+            return _core.Packed.from_files(parts, n_threads=self.n_threads, arena=self._arena)
         except (_core.ModelFileError, ValueError) as error:
-            names = ", ".join(repr(source.name) for source in sources)
-            raise _core.ModelFileError(f"{self.gguf.path}: tensor {names}: {error}") from error
+            names = ", ".join(repr(self._name(source.name, source.index)) for source in sources)
+            raise _core.ModelFileError(f"{self.checkpoint.path}: tensor {names}: {error}") from error
 
     def vector(self, source: Source) -> memoryview[float]:
-        """A float32 vector, such as the weight of a norm; finite."""
-        info = self._check(source)
-        if info.format != "f32":
-            raise _core.UnsupportedModelError(
-                f"{self.gguf.path}: tensor {source.name!r} is {info.format}, wanted f32"
-            )
-        values = memoryview(self.gguf.tensor_bytes(source.name)).cast("f")
-        if not all(map(math.isfinite, values)):
+        """A float32 vector or table, such as the weight of a norm; finite."""
+        info, offset = self._take(source)
+        self._check_format(info, FLOATS)
+        n = math.prod(info.shape) if source.hf else math.prod(source.shape)
+        try:
+            values = info.file.floats(offset, n, info.format)
+        except _core.ModelFileError:
             raise _core.ModelFileError(
-                f"{self.gguf.path}: tensor {source.name!r} holds an infinite or NaN value"
-            )
-        return values
+                f"{self.checkpoint.path}: tensor {info.name!r} holds an infinite or NaN value"
+            ) from None
+        if source.hf is not None and self._names is not None:
+            import numpy as np
+
+            array = source.hf(np.frombuffer(values, np.float32).reshape(info.shape))
+            values = self._shaped(source, array.astype(np.float32)).tobytes()
+        return memoryview(values).cast("f", source.shape)
+
+    def head(self, source: Source, embedding: _core.Packed, is_tied: bool) -> _core.Packed:
+        """The head, which a model that ties it shares with its embedding, "token_embd.weight".
+
+        A folder may store a tied head all the same; it is used where its values are others.
+        """
+        name = self._name(source.name, source.index)
+        if not is_tied or (name in self._tensors and not self._is_embedding(name)):
+            return self.packed(source)
+        if name in self._tensors:
+            self._taken[name] = {None}
+        return embedding
 
     def finish(self, ignored: Iterable[str] = ()) -> None:
-        """Refuse a file with tensors that the architecture did not ask for: their effect would be missing."""
-        left = sorted(set(self._tensors) - self._taken - set(ignored))
+        """Refuse a file with tensors that the architecture did not ask for: their effect would be missing.
+
+        ignored: patterns (as in `fnmatch`) of a folder's names that have none, such as stored masks.
+        """
+        for name, indices in self._taken.items():
+            if indices != {None} and len(indices) < (n := self._tensors[name].shape[0]):
+                raise _core.UnsupportedModelError(
+                    f"{self.checkpoint.path}: tensor {name!r:.80} has {n} experts, {len(indices)} are used"
+                )
+        left = sorted(self._tensors.keys() - self._taken.keys())
+        if left and self._names is not None:
+            from fnmatch import fnmatchcase
+
+            left = [name for name in left if not any(fnmatchcase(name, pattern) for pattern in ignored)]
         if left:
             raise _core.UnsupportedModelError(
-                f"{self.gguf.path}: {len(left)} tensors that this architecture does not use, "
-                f"such as {', '.join(map(repr, left[:3]))}"
+                f"{self.checkpoint.path}: {len(left)} tensors that this architecture does not use, "
+                f"such as {', '.join(f'{name!r:.80}' for name in left[:3])}"
             )
 
-    def _tensor(self, name: str) -> _core.TensorInfo:
+    # --- names ----------------------------------------------------------------------------------------------
+    def _name(self, name: str, index: int | None) -> str:
+        """What the file calls a canonical name."""
+        if self._names is None:
+            return name
+        layer = re.search(r"\.(\d+)\.", name)
+        generic = name.replace(layer[0], ".{}.", 1) if layer else name
+        stem, dot, suffix = generic.rpartition(".")
+        found = self._names.get(generic)
+        if found is None:
+            found = self._names.get(stem)
+            if found is None:
+                return name
+            found += dot + suffix
+        numbers = ([layer[1]] if layer else []) + ([] if index is None else [str(index)])
+        for number in numbers:
+            found = found.replace("{}", number, 1)
+        return found.removeprefix(self._prefix)
+
+    def _tensor(self, name: str) -> TensorInfo:
         if name not in self._tensors:
-            raise _core.ModelFileError(f"{self.gguf.path}: tensor {name!r} is missing")
+            raise _core.ModelFileError(f"{self.checkpoint.path}: tensor {name!r} is missing")
         return self._tensors[name]
 
-    def _check(self, source: Source) -> _core.TensorInfo:
-        info = self._tensor(source.name)
-        if info.shape != source.shape:
+    # --- what a tensor becomes ------------------------------------------------------------------------------
+    def _take(self, source: Source) -> tuple[TensorInfo, int]:
+        """The tensor of a source, whose shape is the wanted one, and where its data starts."""
+        info = self._tensor(self._name(source.name, source.index))
+        shape, offset, index = info.shape, info.offset, None
+        if source.index is not None and len(shape) == len(source.shape) + 1 and source.index < shape[0]:
+            index = source.index
+            shape, offset = shape[1:], offset + index * (info.n_bytes // shape[0])
+        if (source.hf is None or self._names is None) and shape != source.shape:
             raise _core.ModelFileError(
-                f"{self.gguf.path}: tensor {source.name!r} has shape {info.shape}, "
+                f"{self.checkpoint.path}: tensor {info.name!r} has shape {info.shape}, "
                 f"the configuration wants {source.shape}"
             )
-        if source.name not in self._taken:
-            self._taken.add(source.name)
+        if info.name not in self._taken:
+            format = self._packed_format(info)
             self.n_params += math.prod(info.shape)
-            self.n_bytes_by_format[info.format] = self.n_bytes_by_format.get(info.format, 0) + info.n_bytes
-        return info
+            self.n_bytes_by_format[format] = self.n_bytes_by_format.get(format, 0) + self._packed_bytes(info)
+        self._taken.setdefault(info.name, set()).add(index)
+        return info, offset
+
+    def _part(self, source: Source, keep: bool) -> tuple[Any, int, str, int, int, int, str]:
+        """A source as `Packed.from_files` takes it."""
+        info, offset = self._take(source)
+        self._check_format(info, _core.array.FORMATS)
+        if len(source.shape) != 2:
+            raise ValueError(f"packed: {source.name} has shape {source.shape}, wanted a matrix")
+        data: Any = info.file
+        if source.hf is not None and self._names is not None:
+            data, offset = self._shaped(source, source.hf(self._array(info))), 0
+        interleaved = source.interleaved if self._names is None else 0
+        n_rows, k = source.shape
+        format = info.format if keep else self._target(info.format, k)
+        return data, offset, info.format, n_rows, k, interleaved, format
+
+    def _check_format(self, info: TensorInfo, known: Container[str]) -> None:
+        if info.format not in known:
+            raise _core.UnsupportedModelError(
+                f"{self.checkpoint.path}: tensor {info.name!r} is {info.format}, "
+                f"wanted one of {', '.join(FLOATS)}"
+            )
+
+    def _array(self, info: TensorInfo) -> npt.NDArray[Any]:
+        import numpy as np
+
+        self._check_format(info, FLOATS)
+        data = np.frombuffer(info.file.range(info.offset, info.n_bytes), FLOATS[info.format])
+        return data.reshape(info.shape)
+
+    def _shaped(self, source: Source, array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """The bytes of an array that has the shape of its source."""
+        import numpy as np
+
+        if array.shape != source.shape:
+            raise _core.ModelFileError(
+                f"{self.checkpoint.path}: tensor {self._name(source.name, source.index)!r} gives shape "
+                f"{array.shape}, the configuration wants {source.shape}"
+            )
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    def _target(self, format: str, k: int) -> str:
+        return self._quantize if self._quantize and format in FLOATS and k % _core.BLOCK == 0 else format
+
+    def _packed_format(self, info: TensorInfo) -> str:
+        return self._target(info.format, info.shape[-1]) if len(info.shape) > 1 else info.format
+
+    def _packed_bytes(self, info: TensorInfo) -> int:
+        format = self._packed_format(info)
+        if format == info.format:
+            return info.n_bytes
+        block, n_bytes = _core.array.FORMATS[format]
+        return math.prod(info.shape) // int(block) * int(n_bytes)
+
+    def _is_embedding(self, name: str) -> bool:
+        head, tok = self._tensors[name], self._tensor(self._name("token_embd.weight", None))
+        if (head.shape, head.format) != (tok.shape, tok.format):
+            return False
+        a, b = head.file.range(head.offset, head.n_bytes), tok.file.range(tok.offset, tok.n_bytes)
+        starts = range(0, head.n_bytes, _COMPARED_BYTES)
+        return all(bytes(a[i : i + _COMPARED_BYTES]) == bytes(b[i : i + _COMPARED_BYTES]) for i in starts)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lanner import _core
+from lanner.checkpoint import open_checkpoint
 from lanner.decoder import Decoder
 from stepping import run_step, step_logits
 
@@ -90,7 +90,7 @@ def relative_error(given: np.ndarray, wanted: np.ndarray) -> float:
 def test_logits_of_prefill_and_cached_steps(shape: str, tied: bool, tmp_path: Path) -> None:
     model = random_llama(SHAPES[shape], tied)
     write_gguf(model, tmp_path / "tiny.gguf", np.float32)
-    decoder = Decoder(_core.GgufFile(str(tmp_path / "tiny.gguf")), n_threads=2, kv_dtype="f32")
+    decoder = Decoder(open_checkpoint(tmp_path / "tiny.gguf"), n_threads=2, kv_dtype="f32")
     ids = np.random.default_rng(1).integers(0, 211, 90).tolist()
 
     assert (
@@ -113,7 +113,7 @@ def test_float16_weights_and_cache(tmp_path: Path) -> None:
     write_gguf(model, tmp_path / "tiny.gguf", np.float16)
     ids = np.random.default_rng(2).integers(0, 211, 70).tolist()
     wanted = transformers_logits(model, ids)
-    file = _core.GgufFile(str(tmp_path / "tiny.gguf"))
+    file = open_checkpoint(tmp_path / "tiny.gguf")
     exact = step_logits(Decoder(file, kv_dtype="f32"), ids, 64)
     assert relative_error(exact, wanted) <= MAX_RELATIVE_ERROR
     # Keys and values rounded to 11 bits: 2^-11 each, through two layers.

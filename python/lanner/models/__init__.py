@@ -1,4 +1,8 @@
-"""Architectures, each in a file of the name that model files call it by."""
+"""Architectures, each in a file of the name that model files call it by.
+
+A module has `config(settings, weights)`, `load(config, weights)` and `build(builder, config, loaded)`, and
+for Hugging Face folders HF_NAMES and HF_PREFIX (see `Weights`) and HF_IGNORED (see `Weights.finish`).
+"""
 
 from __future__ import annotations
 

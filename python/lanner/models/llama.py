@@ -7,9 +7,33 @@ from dataclasses import dataclass
 
 from lanner import _core
 from lanner.builder import Builder, Rope
-from lanner.config import MAX_CONTEXT, DecoderConfig, Metadata
+from lanner.config import MAX_CONTEXT, DecoderConfig, Settings
 from lanner.phases import Value
 from lanner.weights import Source, Weights
+
+HF_PREFIX = "model."
+HF_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "blk.{}.attn_norm": "model.layers.{}.input_layernorm",
+    "blk.{}.attn_q": "model.layers.{}.self_attn.q_proj",
+    "blk.{}.attn_k": "model.layers.{}.self_attn.k_proj",
+    "blk.{}.attn_v": "model.layers.{}.self_attn.v_proj",
+    "blk.{}.attn_output": "model.layers.{}.self_attn.o_proj",
+    "blk.{}.ffn_norm": "model.layers.{}.post_attention_layernorm",
+    "blk.{}.ffn_gate": "model.layers.{}.mlp.gate_proj",
+    "blk.{}.ffn_up": "model.layers.{}.mlp.up_proj",
+    "blk.{}.ffn_down": "model.layers.{}.mlp.down_proj",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+HF_IGNORED = ("*.rotary_emb.inv_freq",)  # follows from rope_theta; old versions stored it
+HF_DEFAULTS = {
+    "vocab_size": 32000,
+    "context_length": 2048,
+    "attention.layer_norm_rms_epsilon": 1e-6,
+    "rope.freq_base": 10000.0,
+    "tie_word_embeddings": False,
+}
 
 
 @dataclass(frozen=True)
@@ -34,15 +58,16 @@ class LlamaWeights:
     head: _core.Packed
 
 
-def config(meta: Metadata, weights: Weights) -> DecoderConfig:
+def config(settings: Settings, weights: Weights) -> DecoderConfig:
     """The sizes of the model; what is not supported is refused by name."""
-    hidden_size = meta.positive("embedding_length")
-    n_heads = meta.positive("attention.head_count")
-    n_kv_heads = meta.positive("attention.head_count_kv", n_heads)
-    head_dim = meta.positive("attention.key_length", hidden_size // n_heads or 1)
+    settings.use({}, HF_DEFAULTS)
+    hidden_size = settings.positive("embedding_length")
+    n_heads = settings.positive("attention.head_count")
+    n_kv_heads = settings.positive("attention.head_count_kv", n_heads)
+    head_dim = settings.positive("attention.key_length", hidden_size // n_heads or 1)
     if n_heads % n_kv_heads or head_dim % 2:
         raise _core.ModelFileError(
-            f"{meta.source}: {n_heads} heads of {head_dim} over {n_kv_heads} KV heads do not divide"
+            f"{settings.source}: {n_heads} heads of {head_dim} over {n_kv_heads} KV heads do not divide"
         )
     for key, supported in (
         ("attention.value_length", head_dim),
@@ -55,21 +80,25 @@ def config(meta: Metadata, weights: Weights) -> DecoderConfig:
         ("expert_used_count", 0),
         ("attention.causal", True),
         ("attention.sliding_window", 0),
+        ("attention_bias", False),
+        ("mlp_bias", False),
+        ("hidden_act", "silu"),
     ):
-        meta.must_equal(key, supported)
+        settings.must_equal(key, supported)
     return DecoderConfig(
-        architecture=meta.architecture,
-        vocab_size=meta.vocab_size(weights.shape("token_embd.weight")[0]),
+        architecture=settings.architecture,
+        vocab_size=settings.vocab_size(weights.shape("token_embd.weight")[0]),
         hidden_size=hidden_size,
-        intermediate_size=meta.positive("feed_forward_length"),
-        n_layers=meta.positive("block_count"),
+        intermediate_size=settings.positive("feed_forward_length"),
+        n_layers=settings.positive("block_count"),
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         head_dim=head_dim,
-        context_length=meta.positive("context_length", most=MAX_CONTEXT),
-        rms_norm_eps=meta.real("attention.layer_norm_rms_epsilon"),
-        rope_theta=meta.real("rope.freq_base", 10000.0),
+        context_length=settings.positive("context_length", most=MAX_CONTEXT),
+        rms_norm_eps=settings.real("attention.layer_norm_rms_epsilon"),
+        rope_theta=settings.real("rope.freq_base", 10000.0),
         scale=head_dim**-0.5,
+        is_tied=settings.default("tie_word_embeddings", not weights.has("output.weight")),
     )
 
 
@@ -96,7 +125,7 @@ def load(cfg: DecoderConfig, w: Weights) -> LlamaWeights:
         )
 
     tok = w.packed(Source("token_embd.weight", (cfg.vocab_size, hidden)))
-    head = w.packed(Source("output.weight", (cfg.vocab_size, hidden))) if w.has("output.weight") else tok
+    head = w.head(Source("output.weight", (cfg.vocab_size, hidden)), tok, cfg.is_tied)
     return LlamaWeights(
         tok, [layer(i) for i in range(cfg.n_layers)], w.vector(Source("output_norm.weight", (hidden,))), head
     )
