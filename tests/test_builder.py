@@ -19,8 +19,8 @@ from tiny_llama import EPS, MODELS, make
 REPLICABLE = {"gather_rows", "rms_norm", "layer_norm", "add", "scale", "add_positions", "add_gated",
               "quantize_rows", "rope_table"}  # fmt: skip
 WRITES = {"quantize_rows": ("int8", "int16"), "quantize_cols": ("int8", "int16"), "rope_append": ("qkv",),
-          "append": ("kv",), "head_norm": ("qkv",), "qk_norm": ("qkv",), "sample": ("out",), "activate": ("x",),
-          "softcap": ("x",)}  # fmt: skip
+          "append": ("kv",), "head_norm": ("qkv",), "qk_norm": ("qkv",), "sample": ("out",),
+          "activate": ("x",), "softcap": ("x",)}  # fmt: skip
 OWN = {
     "quantize_cols": ("x", "int8", "int16"),
     "rope_append": ("qkv",),
@@ -130,6 +130,8 @@ def positioned(b: Builder, qkv: Value, layer: int, at: str, norm: int, rope: int
     if rope == 0:
         return b.append(qkv, layer, f"{at}append")
     return b.rope_append(qkv, layer, ROPE if rope == 1 else NARROW, f"{at}rope")
+
+
 def rows_of_rows(b: Builder, x: Value, y: Value, which: int, name: str) -> Value:
     """One of the operations that make rows from rows."""
     if which == 0:

@@ -39,4 +39,4 @@ def test_gguf_and_folder_give_the_same_bits(tiny: Tiny, n_shards: int, tmp_path:
     assert np.array_equal(step_logits(ours, IDS[:N_IDS], 64), step_logits(theirs, IDS[:N_IDS], 64))
     assert (ours.n_params, ours.formats) == (theirs.n_params, theirs.formats)
     # GGUF stores epsilon in float32, as the kernels take it.
-    assert replace(ours.config, rms_norm_eps=float(np.float32(ours.config.rms_norm_eps))) == theirs.config
+    assert replace(ours.config, norm_eps=float(np.float32(ours.config.norm_eps))) == theirs.config

@@ -76,13 +76,15 @@ class Settings:
     completes with `use`; a key that no table has is looked up under its own name. Every key that is not read
     is refused by `finish`: it may change what the model computes.
 
-    `source` is the file that errors name, `is_gguf` whether that is a GGUF file.
+    `source` is the file that errors name, `is_gguf` whether that is a GGUF file; `context` is what the model
+    is loaded with, None for what it was trained for.
     """
 
     def __init__(self, source: str, architecture: str, values: Values) -> None:
         self.source = source
         self.architecture = architecture
         self.is_gguf = values.is_gguf
+        self.context: int | None = None  # positions that the model is loaded with, where a caller says
         self._values = values
         self._read: set[str] = set()
 
@@ -181,13 +183,13 @@ class Settings:
         raise _core.ModelFileError(f"{self.source}: {self._values.name(key)} is {wrong}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """The sizes of a decoder, under the names that papers and checkpoints use.
+    """The sizes of a decoder, under the names that papers and checkpoints use; architectures add to them.
 
-    `context_length` is the number of positions that the model was trained for; `rope_theta` the base of the
-    rotary frequencies; `scale` multiplies the scores of attention; `is_tied` says that the head is the
-    embedding.
+    `context_length` is the number of positions that the model was trained for, `scale` multiplies the scores
+    of attention, `windows` has for every layer how many positions it sees, 0 for all; `is_tied` says that the
+    head is the embedding.
     """
 
     architecture: str
@@ -199,7 +201,7 @@ class DecoderConfig:
     n_kv_heads: int
     head_dim: int
     context_length: int
-    rms_norm_eps: float
-    rope_theta: float
+    norm_eps: float
     scale: float
+    windows: tuple[int, ...]
     is_tied: bool

@@ -58,8 +58,11 @@ class Decoder:
     ) -> None:
         _check_quantize(quantize)
         settings = checkpoint.settings
-        module = models.find(settings.architecture, checkpoint.path)
-        weights = Weights(checkpoint, n_threads, module.HF_NAMES, quantize, module.HF_PREFIX)
+        settings.context = context
+        module = models.find(settings)
+        weights = Weights(
+            checkpoint, n_threads, models.hf_names(module, settings), quantize, module.HF_PREFIX
+        )
         self.config: DecoderConfig = module.config(settings, weights)
         settings.finish()
         self.context = _checked_context(self.config, context)
@@ -78,7 +81,8 @@ class Decoder:
         max_tokens = min(CHUNK_TOKENS, self.context)
         self.cache = _core.KvCache(self.kv_dtype, c.n_layers, self.n_pages, c.n_kv_heads, c.head_dim)
         builder = Builder(self.cache, c.n_heads, c.head_dim)
-        logits, sampled = module.build(builder, c, loaded)  # type: ignore[attr-defined]
+        logits = module.build(builder, c, loaded)  # type: ignore[attr-defined]
+        sampled = builder.sample(logits)
         max_outputs = min(MAX_OUTPUTS, max_tokens)
         self.program = Program(builder, logits, sampled, self.n_threads, max_tokens, max_outputs)
         self.step = _core.Step(max_tokens, MAX_SEQS, max_outputs, self.n_pages)

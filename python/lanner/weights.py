@@ -33,6 +33,7 @@ class Source:
     into half-split order, which folders have already. 0 for all others.
     `hf` brings a folder's array into that shape: of the stored type for a matrix (bfloat16 as uint16), of
     float32 for a vector. `index` is the expert, where a tensor holds one matrix (N, K) for each: (E, N, K).
+    `rows` are the first and the end of those that are wanted, of all by default.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Source:
     interleaved: int = 0
     hf: Callable[[Any], Any] | None = None
     index: int | None = None
+    rows: tuple[int, int] | None = None
 
 
 class Weights:
@@ -78,6 +80,17 @@ class Weights:
     def n_bytes(self) -> int:
         """About what all weights will take once they are packed."""
         return sum(self._packed_bytes(info) for info in self._tensors.values())
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the weights come from a GGUF file."""
+        return self._names is None
+
+    def skip(self, *names: str) -> None:
+        """Tensors that the model may have and that this configuration of it does not use."""
+        for name in map(self._name, names):
+            if name in self._tensors:
+                self._taken[name] = {None}
 
     def has(self, name: str) -> bool:
         """Whether the model has a tensor of this canonical name."""
@@ -148,7 +161,7 @@ class Weights:
             )
 
     # --- names ----------------------------------------------------------------------------------------------
-    def _name(self, name: str, index: int | None) -> str:
+    def _name(self, name: str, index: int | None = None) -> str:
         """What the file calls a canonical name."""
         if self._names is None:
             return name
@@ -179,6 +192,8 @@ class Weights:
         if source.index is not None and len(shape) == len(source.shape) + 1 and source.index < shape[0]:
             index = source.index
             shape, offset = shape[1:], offset + index * (info.n_bytes // shape[0])
+        if (1, *shape) == source.shape:  # GGUF drops the leading dimensions of 1
+            shape = source.shape
         if (source.hf is None or self._names is None) and shape != source.shape:
             raise _core.ModelFileError(
                 f"{self.checkpoint.path}: tensor {info.name!r} has shape {info.shape}, "
@@ -202,6 +217,9 @@ class Weights:
             data, offset = self._shaped(source, source.hf(self._array(info))), 0
         interleaved = source.interleaved if self._names is None else 0
         n_rows, k = source.shape
+        if source.rows is not None:
+            row_bytes = info.n_bytes // n_rows
+            offset, n_rows = offset + source.rows[0] * row_bytes, source.rows[1] - source.rows[0]
         format = info.format if keep else self._target(info.format, k)
         return data, offset, info.format, n_rows, k, interleaved, format
 

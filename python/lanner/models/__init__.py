@@ -1,23 +1,69 @@
-"""Architectures, each in a file of the name that model files call it by.
-
-A module has `config(settings, weights)`, `load(config, weights)` and `build(builder, config, loaded)`, and
-for Hugging Face folders HF_NAMES and HF_PREFIX (see `Weights`) and HF_IGNORED (see `Weights.finish`).
-"""
+"""Architectures: which file of this folder assembles the models that call themselves by a name."""
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from lanner import _core
 
-ARCHITECTURES = ("llama",)
+if TYPE_CHECKING:
+    from lanner.config import Settings
+
+GGUF = {
+    "llama": "llama",
+    "smollm3": "llama",
+    "qwen2": "qwen",
+    "qwen3": "qwen",
+    "gemma2": "gemma",
+    "gemma3": "gemma",
+    "phi3": "phi3",
+    "gpt2": "gpt2",
+    "gptneox": "gpt_neox",
+    "olmo2": "olmo2",
+    "granite": "granite",
+    "starcoder2": "starcoder2",
+    "qwen2moe": "moe",
+    "qwen3moe": "moe",
+}
+"""By `general.architecture`."""
+
+HF = {
+    "llama": "llama",
+    "mistral": "llama",
+    "smollm3": "llama",
+    "qwen2": "qwen",
+    "qwen3": "qwen",
+    "gemma2": "gemma",
+    "gemma3_text": "gemma",
+    "phi3": "phi3",
+    "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
+    "olmo2": "olmo2",
+    "granite": "granite",
+    "starcoder2": "starcoder2",
+    "mixtral": "moe",
+    "qwen2_moe": "moe",
+    "qwen3_moe": "moe",
+}
+"""By `model_type` of a Hugging Face folder."""
 
 
-def find(architecture: str, source: str) -> ModuleType:
-    """The module of an architecture; UnsupportedModelError naming the file and the architecture otherwise."""
-    if architecture not in ARCHITECTURES:
+def find(s: Settings) -> ModuleType:
+    """The module of an architecture; UnsupportedModelError naming it where there is none."""
+    known = GGUF if s.is_gguf else HF
+    if s.architecture not in known:
         raise _core.UnsupportedModelError(
-            f"{source}: architecture {architecture!r} is not supported, only {', '.join(ARCHITECTURES)}"
+            f"{s.source}: architecture {s.architecture!r:.80} is not supported, only {', '.join(known)}"
         )
-    return importlib.import_module(f"lanner.models.{architecture}")
+    name = known[s.architecture]
+    if s.is_gguf and name == "llama" and s.default("expert_count", 0):
+        name = "moe"  # Mixtral calls itself llama
+    return importlib.import_module(f"lanner.models.{name}")
+
+
+def hf_names(module: ModuleType, s: Settings) -> dict[str, str]:
+    """What a folder calls the tensors of an architecture."""
+    names: dict[str, str] = module.names(s) if hasattr(module, "names") else module.HF_NAMES
+    return names

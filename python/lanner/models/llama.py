@@ -1,149 +1,111 @@
-"""Llama: RMS norms, rotary grouped-query attention, SwiGLU (Touvron et al., 2023). Also SmolLM."""
+"""Llama: RMS norms, rotary grouped-query attention, SwiGLU (Touvron et al., 2023).
+
+Also Mistral, which sees a window of positions, and SmolLM 2 and 3, the last without rotation in some layers.
+"""
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lanner import _core
-from lanner.builder import Builder, Rope
-from lanner.config import MAX_CONTEXT, DecoderConfig, Settings
-from lanner.phases import Value
-from lanner.weights import Source, Weights
+from lanner.config import DecoderConfig
+from lanner.models import _parts
+from lanner.models._rope import read_rope
 
-HF_PREFIX = "model."
-HF_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "blk.{}.attn_norm": "model.layers.{}.input_layernorm",
-    "blk.{}.attn_q": "model.layers.{}.self_attn.q_proj",
-    "blk.{}.attn_k": "model.layers.{}.self_attn.k_proj",
-    "blk.{}.attn_v": "model.layers.{}.self_attn.v_proj",
-    "blk.{}.attn_output": "model.layers.{}.self_attn.o_proj",
-    "blk.{}.ffn_norm": "model.layers.{}.post_attention_layernorm",
-    "blk.{}.ffn_gate": "model.layers.{}.mlp.gate_proj",
-    "blk.{}.ffn_up": "model.layers.{}.mlp.up_proj",
-    "blk.{}.ffn_down": "model.layers.{}.mlp.down_proj",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
-HF_IGNORED = ("*.rotary_emb.inv_freq",)  # follows from rope_theta; old versions stored it
-HF_DEFAULTS = {
-    "vocab_size": 32000,
-    "context_length": 2048,
-    "attention.layer_norm_rms_epsilon": 1e-6,
-    "rope.freq_base": 10000.0,
-    "tie_word_embeddings": False,
-}
+if TYPE_CHECKING:
+    from lanner.builder import Builder, Rope, Vector
+    from lanner.config import Settings
+    from lanner.phases import Value
+    from lanner.weights import Weights
+
+HF_PREFIX, HF_IGNORED, HF_NAMES = _parts.HF_PREFIX, _parts.HF_IGNORED, _parts.HF_NAMES
+NO_ROPE_INTERVAL = 4
+"""SmolLM 3 leaves every fourth layer without rotation; its GGUF files do not say so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig(DecoderConfig):
+    """`rotates` says of every layer whether its queries and keys are rotated."""
+
+    rope: Rope
+    rotates: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
 class Layer:
     """Weights of one layer; fused ones are ranges of rows, each in the format of its tensor."""
 
-    attn_norm: memoryview[float]
-    qkv: _core.Packed
-    o: _core.Packed
-    ffn_norm: memoryview[float]
+    attn_norm: Vector
+    attn: _parts.Attention
+    ffn_norm: Vector
     gate_up: _core.Packed
     down: _core.Packed
 
 
 @dataclass(frozen=True)
 class LlamaWeights:
-    """All weights; `head` is `tok` itself where the embedding is tied."""
+    """All weights."""
 
-    tok: _core.Packed
     layers: list[Layer]
-    norm: memoryview[float]
-    head: _core.Packed
+    ends: _parts.Ends
 
 
-def config(settings: Settings, weights: Weights) -> DecoderConfig:
+def config(s: Settings, w: Weights) -> LlamaConfig:
     """The sizes of the model; what is not supported is refused by name."""
-    settings.use({}, HF_DEFAULTS)
-    hidden_size = settings.positive("embedding_length")
-    n_heads = settings.positive("attention.head_count")
-    n_kv_heads = settings.positive("attention.head_count_kv", n_heads)
-    head_dim = settings.positive("attention.key_length", hidden_size // n_heads or 1)
-    if n_heads % n_kv_heads or head_dim % 2:
-        raise _core.ModelFileError(
-            f"{settings.source}: {n_heads} heads of {head_dim} over {n_kv_heads} KV heads do not divide"
-        )
-    for key, supported in (
-        ("attention.value_length", head_dim),
-        ("rope.dimension_count", head_dim),
-        ("rope.scaling.type", "none"),
-        ("rope.scaling.factor", 1.0),
-        ("rope.scaling.attn_factor", 1.0),
-        ("rope.scale_linear", 1.0),
-        ("expert_count", 0),
-        ("expert_used_count", 0),
-        ("attention.causal", True),
-        ("attention.sliding_window", 0),
-        ("attention_bias", False),
-        ("mlp_bias", False),
-        ("hidden_act", "silu"),
-    ):
-        settings.must_equal(key, supported)
-    return DecoderConfig(
-        architecture=settings.architecture,
-        vocab_size=settings.vocab_size(weights.shape("token_embd.weight")[0]),
-        hidden_size=hidden_size,
-        intermediate_size=settings.positive("feed_forward_length"),
-        n_layers=settings.positive("block_count"),
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        head_dim=head_dim,
-        context_length=settings.positive("context_length", most=MAX_CONTEXT),
-        rms_norm_eps=settings.real("attention.layer_norm_rms_epsilon"),
-        rope_theta=settings.real("rope.freq_base", 10000.0),
-        scale=head_dim**-0.5,
-        is_tied=settings.default("tie_word_embeddings", not weights.has("output.weight")),
+    is_smollm3 = s.architecture == "smollm3"
+    s.use(
+        {},
+        {"attention.layer_norm_rms_epsilon": 1e-6},
+        frozenset({"attention_bias", "mlp_bias", "layer_types"}),
+    )
+    for key, supported in (("hidden_act", "silu"), ("expert_count", 0), ("expert_used_count", 0)):
+        s.must_equal(key, supported)
+    s.must_equal("use_sliding_window", False)
+    sizes = _parts.sizes(s, w)
+    n_layers = sizes["n_layers"]
+    window = s.default("attention.sliding_window", 0)
+    return LlamaConfig(
+        **sizes | {"windows": (window,) * n_layers},
+        is_tied=_parts.is_tied(s, w, otherwise=is_smollm3),
+        scale=sizes["head_dim"] ** -0.5,
+        rope=read_rope(s, w, sizes["head_dim"], theta=2e6 if is_smollm3 else 1e4),
+        rotates=_rotating_layers(s, n_layers) if is_smollm3 else (True,) * n_layers,
     )
 
 
-def load(cfg: DecoderConfig, w: Weights) -> LlamaWeights:
-    """Takes every tensor of the file, by name and shape; the rows of Q and K are in rotary pairs."""
-    hidden, ffn, dim = cfg.hidden_size, cfg.intermediate_size, cfg.head_dim
-    q_rows, kv_rows = cfg.n_heads * dim, cfg.n_kv_heads * dim
+def _rotating_layers(s: Settings, n_layers: int) -> tuple[bool, ...]:
+    interval = s.positive("no_rope_layer_interval", NO_ROPE_INTERVAL)
+    stated = None if s.is_gguf else s.raw("no_rope_layers")
+    if stated is None:
+        return tuple((i + 1) % interval != 0 for i in range(n_layers))
+    if not isinstance(stated, list) or len(stated) != n_layers or not all(x in (0, 1) for x in stated):
+        raise _core.ModelFileError(f"{s.source}: no_rope_layers is no list of {n_layers} zeros and ones")
+    return tuple(map(bool, stated))
+
+
+def load(cfg: LlamaConfig, w: Weights) -> LlamaWeights:
+    """Takes every tensor, by name and shape; rows of Q and K stand in rotary pairs in a GGUF file."""
 
     def layer(i: int) -> Layer:
-        def at(name: str, *shape: int, interleaved: int = 0) -> Source:
-            return Source(f"blk.{i}.{name}.weight", shape, interleaved)
-
         return Layer(
-            attn_norm=w.vector(at("attn_norm", hidden)),
-            qkv=w.packed(
-                at("attn_q", q_rows, hidden, interleaved=dim),
-                at("attn_k", kv_rows, hidden, interleaved=dim),
-                at("attn_v", kv_rows, hidden),
-            ),
-            o=w.packed(at("attn_output", hidden, q_rows)),
-            ffn_norm=w.vector(at("ffn_norm", hidden)),
-            gate_up=w.packed(at("ffn_gate", ffn, hidden), at("ffn_up", ffn, hidden)),
-            down=w.packed(at("ffn_down", hidden, ffn)),
+            attn_norm=_parts.norm(cfg, w, i, "attn_norm"),
+            attn=_parts.attention(cfg, w, i, interleaved=True),
+            ffn_norm=_parts.norm(cfg, w, i, "ffn_norm"),
+            gate_up=_parts.gate_up(cfg, w, i),
+            down=_parts.down(cfg, w, i),
         )
 
-    tok = w.packed(Source("token_embd.weight", (cfg.vocab_size, hidden)))
-    head = w.head(Source("output.weight", (cfg.vocab_size, hidden)), tok, cfg.is_tied)
-    return LlamaWeights(
-        tok, [layer(i) for i in range(cfg.n_layers)], w.vector(Source("output_norm.weight", (hidden,))), head
-    )
+    return LlamaWeights([layer(i) for i in range(cfg.n_layers)], _parts.ends(cfg, w))
 
 
-def build(b: Builder, cfg: DecoderConfig, w: LlamaWeights) -> tuple[Value, Value]:
-    """Emits the program; returns the logits (R, vocab_size) and the sampled ids (R, 1)."""
-    eps = cfg.rms_norm_eps
-    rope = Rope(array("d", (cfg.rope_theta ** (-i / cfg.head_dim) for i in range(0, cfg.head_dim, 2))))
-    x = b.embed(w.tok)
+def build(b: Builder, cfg: LlamaConfig, w: LlamaWeights) -> Value:
+    """Emits the program; returns the logits (R, vocab_size)."""
+    x = b.embed(w.ends.tok)
     for i, layer in enumerate(w.layers):
         b.scope = f"L{i:02d}."
-        h = b.rms_norm(x, layer.attn_norm, eps, "attn.norm")
-        q = b.rope_append(b.linear(h, layer.qkv, "attn.qkv", by_heads=True), i, rope, "attn.rope")
-        x = b.linear(b.attention(q, i, cfg.scale, "attn"), layer.o, "attn.o", add_to=x)
-        h = b.rms_norm(x, layer.ffn_norm, eps, "ffn.norm")
+        h = b.rms_norm(x, layer.attn_norm, cfg.norm_eps, "attn.norm")
+        x = _parts.attend(b, cfg, i, h, layer.attn, cfg.rope if cfg.rotates[i] else None, add_to=x)
+        h = b.rms_norm(x, layer.ffn_norm, cfg.norm_eps, "ffn.norm")
         x = b.linear(b.gate_up(h, layer.gate_up, "ffn.gate_up"), layer.down, "ffn.down", add_to=x)
-    b.scope = ""
-    x = b.rms_norm(b.gather_rows(x, "last"), w.norm, eps, "norm")
-    logits = b.linear(x, w.head, "head")
-    return logits, b.sample(logits)
+    return _parts.rms_logits(b, cfg, x, w.ends)

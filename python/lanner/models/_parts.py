@@ -1,0 +1,328 @@
+"""What the architecture files share: names in Hugging Face folders, sizes, weights that several have alike.
+
+Tensors go by the names of GGUF; a table of each architecture says what a Hugging Face folder calls them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lanner import _core
+from lanner.config import MAX_CONTEXT, DecoderConfig
+from lanner.weights import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lanner.builder import Builder, Rope, Vector
+    from lanner.config import Settings
+    from lanner.phases import Value
+    from lanner.weights import HfView, Weights
+
+_LAYER = "model.layers.{}."
+
+HF_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "blk.{}.attn_norm": f"{_LAYER}input_layernorm",
+    "blk.{}.attn_q": f"{_LAYER}self_attn.q_proj",
+    "blk.{}.attn_k": f"{_LAYER}self_attn.k_proj",
+    "blk.{}.attn_v": f"{_LAYER}self_attn.v_proj",
+    "blk.{}.attn_output": f"{_LAYER}self_attn.o_proj",
+    "blk.{}.attn_q_norm": f"{_LAYER}self_attn.q_norm",
+    "blk.{}.attn_k_norm": f"{_LAYER}self_attn.k_norm",
+    "blk.{}.ffn_norm": f"{_LAYER}post_attention_layernorm",
+    "blk.{}.ffn_gate": f"{_LAYER}mlp.gate_proj",
+    "blk.{}.ffn_up": f"{_LAYER}mlp.up_proj",
+    "blk.{}.ffn_down": f"{_LAYER}mlp.down_proj",
+}
+"""The names of Llama, which most architectures kept."""
+
+HF_PREFIX = "model."
+"""What a folder that was saved without its head leaves out of its names."""
+
+HF_IGNORED = ("*.rotary_emb.inv_freq",)
+"""Tensors that follow from the configuration; old versions stored them."""
+
+
+def sizes(
+    s: Settings,
+    w: Weights,
+    *,
+    eps_key: str = "attention.layer_norm_rms_epsilon",
+    mlp_ratio: int | None = None,
+) -> dict[str, Any]:
+    """The fields of a DecoderConfig that every decoder states alike.
+
+    mlp_ratio: width of the MLP over hidden_size where it is not stated.
+    """
+    hidden_size = s.positive("embedding_length")
+    n_heads = s.positive("attention.head_count")
+    n_kv_heads = s.positive("attention.head_count_kv", n_heads)
+    head_dim = s.positive("attention.key_length", hidden_size // n_heads or 1)
+    if n_heads % n_kv_heads:
+        raise _core.ModelFileError(f"{s.source}: {n_heads} heads do not divide into {n_kv_heads} KV heads")
+    s.must_equal("attention.value_length", head_dim)
+    s.must_equal("attention.causal", True)
+    n_layers = s.positive("block_count")
+    return {
+        "architecture": s.architecture,
+        "vocab_size": s.vocab_size(w.shape("token_embd.weight")[0]),
+        "hidden_size": hidden_size,
+        "intermediate_size": s.positive("feed_forward_length", mlp_ratio and mlp_ratio * hidden_size),
+        "n_layers": n_layers,
+        "n_heads": n_heads,
+        "n_kv_heads": n_kv_heads,
+        "head_dim": head_dim,
+        "context_length": s.positive("context_length", most=MAX_CONTEXT),
+        "norm_eps": s.real(eps_key),
+        "windows": (0,) * n_layers,
+    }
+
+
+def is_tied(s: Settings, w: Weights, otherwise: bool) -> bool:
+    """Whether the head is the embedding: a GGUF file shows it, a folder says so (`otherwise` where not)."""
+    if s.is_gguf:
+        return not w.has("output.weight")
+    return s.default("tie_word_embeddings", otherwise)
+
+
+def layer_windows(
+    s: Settings, n_layers: int, window: int, is_local: Callable[[int], bool]
+) -> tuple[int, ...]:
+    """The window of every layer, 0 where it sees all: by `layer_types` of a folder, else by `is_local`."""
+    types = None if s.is_gguf else s.raw("layer_types")
+    if types is None:
+        types = ["sliding_attention" if is_local(i) else "full_attention" for i in range(n_layers)]
+    known = ("sliding_attention", "full_attention")
+    if not isinstance(types, list) or len(types) != n_layers:
+        raise _core.ModelFileError(f"{s.source}: layer_types is no list of {n_layers} names")
+    for kind in types:
+        if kind not in known:
+            raise _core.UnsupportedModelError(
+                f"{s.source}: layer_types has {kind!r:.80}, only {' and '.join(known)} are supported"
+            )
+    return tuple(window if kind == "sliding_attention" else 0 for kind in types)
+
+
+# --- weights ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Attention:
+    """Projections of one layer; q, k and v are ranges of rows of one weight, biases may be None."""
+
+    qkv: _core.Packed
+    qkv_bias: Vector | None
+    o: _core.Packed
+    o_bias: Vector | None
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What stands before and behind the layers; `head` is `tok` itself where the embedding is tied."""
+
+    tok: _core.Packed
+    norm: Vector
+    head: _core.Packed
+
+
+def ends(cfg: DecoderConfig, w: Weights, *, norm_plus: float = 0.0) -> Ends:
+    """Embedding, last norm and head; `norm_plus` as in `norm`."""
+    tok, head = tok_and_head(cfg, w)
+    return Ends(tok, _plus(w, Source("output_norm.weight", (cfg.hidden_size,)), norm_plus), head)
+
+
+def tok_and_head(cfg: DecoderConfig, w: Weights) -> tuple[_core.Packed, _core.Packed]:
+    """Embedding and head, one and the same where they are tied."""
+    shape = (cfg.vocab_size, cfg.hidden_size)
+    tok = w.packed(Source("token_embd.weight", shape))
+    return tok, w.head(Source("output.weight", shape), tok, cfg.is_tied)
+
+
+def attention(
+    cfg: DecoderConfig,
+    w: Weights,
+    layer: int,
+    *,
+    interleaved: bool = False,
+    biases: bool | None = None,
+    o_biases: bool | None = None,
+) -> Attention:
+    """The projections of a layer whose checkpoint has q, k and v apart.
+
+    interleaved: rotary pairs of q and k are neighbouring rows in a GGUF file.
+    biases, o_biases: of q, k and v, and of the output, as in `joined`.
+    """
+    hidden, dim = cfg.hidden_size, cfg.head_dim
+    rows = {"q": cfg.n_heads * dim, "k": cfg.n_kv_heads * dim, "v": cfg.n_kv_heads * dim}
+
+    def part(name: str, kind: str, *shape: int) -> Source:
+        pairs = dim if interleaved and name in "qk" else 0
+        return Source(f"blk.{layer}.attn_{name}.{kind}", (rows[name], *shape), interleaved=pairs)
+
+    return Attention(
+        qkv=w.packed(*(part(name, "weight", hidden) for name in rows)),
+        qkv_bias=joined(w, [part(name, "bias") for name in rows], biases),
+        o=w.packed(Source(f"blk.{layer}.attn_output.weight", (hidden, rows["q"]))),
+        o_bias=joined(w, [Source(f"blk.{layer}.attn_output.bias", (hidden,))], o_biases),
+    )
+
+
+def gate_up(cfg: DecoderConfig, w: Weights, layer: int) -> _core.Packed:
+    """The two halves of a gated MLP as one weight."""
+    shape = (cfg.intermediate_size, cfg.hidden_size)
+    return w.packed(*(Source(f"blk.{layer}.ffn_{half}.weight", shape) for half in ("gate", "up")))
+
+
+def down(cfg: DecoderConfig, w: Weights, layer: int) -> _core.Packed:
+    """The weight that leads out of the MLP."""
+    return w.packed(Source(f"blk.{layer}.ffn_down.weight", (cfg.hidden_size, cfg.intermediate_size)))
+
+
+def norm(
+    cfg: DecoderConfig, w: Weights, layer: int, name: str, size: int = 0, *, plus: float = 0.0
+) -> Vector:
+    """The weight of a norm, of hidden_size elements unless told.
+
+    plus: what a folder leaves out of the weight; a GGUF file has the sum.
+    """
+    return _plus(w, Source(f"blk.{layer}.{name}.weight", (size or cfg.hidden_size,)), plus)
+
+
+def _plus(w: Weights, source: Source, plus: float) -> Vector:
+    values = w.vector(source)
+    return values if w.is_gguf or not plus else array("f", (plus + x for x in values))
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Weight and bias, (hidden_size,) each."""
+
+    weight: Vector
+    bias: Vector
+
+
+def layer_norm(cfg: DecoderConfig, w: Weights, name: str) -> LayerNorm:
+    """A norm that subtracts the mean (Ba et al., 2016)."""
+    weight, bias = (w.vector(Source(f"{name}.{part}", (cfg.hidden_size,))) for part in ("weight", "bias"))
+    return LayerNorm(weight, bias)
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Two projections with a function between, biases None where there are none."""
+
+    up: _core.Packed
+    up_bias: Vector | None
+    down: _core.Packed
+    down_bias: Vector | None
+
+
+def mlp(
+    cfg: DecoderConfig, w: Weights, layer: int, *, biases: bool | None = None, hf: HfView | None = None
+) -> Mlp:
+    """The weights of an MLP without gate; `biases` as in `joined`, `hf` as in Source."""
+    hidden, width = cfg.hidden_size, cfg.intermediate_size
+    return Mlp(
+        up=w.packed(Source(f"blk.{layer}.ffn_up.weight", (width, hidden), hf=hf)),
+        up_bias=joined(w, [Source(f"blk.{layer}.ffn_up.bias", (width,))], biases),
+        down=w.packed(Source(f"blk.{layer}.ffn_down.weight", (hidden, width), hf=hf)),
+        down_bias=joined(w, [Source(f"blk.{layer}.ffn_down.bias", (hidden,))], biases),
+    )
+
+
+def fused_attention(
+    cfg: DecoderConfig,
+    w: Weights,
+    layer: int,
+    *,
+    biases: bool | None = None,
+    hf: HfView | None = None,
+    o_hf: HfView | None = None,
+) -> Attention:
+    """The projections of a layer whose checkpoint has q, k and v in one tensor.
+
+    `biases` as in `joined`; `hf` and, for the output, `o_hf` as in Source.
+    """
+    hidden, dim = cfg.hidden_size, cfg.head_dim
+    rows = (cfg.n_heads + 2 * cfg.n_kv_heads) * dim
+    return Attention(
+        qkv=w.packed(Source(f"blk.{layer}.attn_qkv.weight", (rows, hidden), hf=hf)),
+        qkv_bias=joined(w, [Source(f"blk.{layer}.attn_qkv.bias", (rows,), hf=hf)], biases),
+        o=w.packed(Source(f"blk.{layer}.attn_output.weight", (hidden, cfg.n_heads * dim), hf=o_hf)),
+        o_bias=joined(w, [Source(f"blk.{layer}.attn_output.bias", (hidden,))], biases),
+    )
+
+
+def joined(w: Weights, sources: Sequence[Source], biases: bool | None = None) -> Vector | None:
+    """Biases of the rows of a fused weight, one behind the other; None where the checkpoint has none.
+
+    biases: whether the configuration has them; None where the checkpoint shows it.
+    """
+    if not (any(w.has(source.name) for source in sources) if biases is None else biases):
+        return None
+    values = array("f")
+    for source in sources:
+        values.extend(_half_split(w.vector(source), source.interleaved if w.is_gguf else 0))
+    return values
+
+
+def _half_split(values: Vector, head_dim: int) -> Sequence[float]:
+    """Elements of rotary pairs (2i, 2i + 1) in the order of packed rows (i, i + head_dim / 2)."""
+    if head_dim == 0:
+        return values  # type: ignore[return-value]
+    heads = [values[at : at + head_dim] for at in range(0, len(values), head_dim)]
+    return [x for head in heads for x in (*head[::2], *head[1::2])]
+
+
+def head_norms(cfg: DecoderConfig, w: Weights, layer: int, *, plus: float = 0.0) -> tuple[Vector, Vector]:
+    """The weights of the norms of query heads and of key heads, (head_dim,) each; `plus` as in `norm`."""
+    q, k = (norm(cfg, w, layer, f"attn_{part}_norm", cfg.head_dim, plus=plus) for part in "qk")
+    return q, k
+
+
+# --- what is emitted ----------------------------------------------------------------------------------------
+def attend(
+    b: Builder,
+    cfg: DecoderConfig,
+    layer: int,
+    h: Value,
+    w: Attention,
+    rope: Rope | None,
+    *,
+    head_norms: tuple[Vector, Vector] | None = None,
+    softcap: float = 0.0,
+    add_to: Value | None = None,
+) -> Value:
+    """Attention of one layer on the normed h, and its projection; without a rope nothing is rotated."""
+    qkv = b.linear(h, w.qkv, "attn.qkv", bias=w.qkv_bias, by_heads=True)
+    if head_norms:
+        qkv = b.head_norm(qkv, *head_norms, cfg.norm_eps, "attn.head_norm")
+    q = b.rope_append(qkv, layer, rope, "attn.rope") if rope else b.append(qkv, layer, "attn.append")
+    mixed = b.attention(q, layer, cfg.scale, "attn", window=cfg.windows[layer], softcap=softcap)
+    return b.linear(mixed, w.o, "attn.o", bias=w.o_bias, add_to=add_to)
+
+
+def rms_logits(b: Builder, cfg: DecoderConfig, x: Value, w: Ends) -> Value:
+    """Logits (R, vocab_size) of the rows that are wanted, behind an RMS norm."""
+    b.scope = ""
+    return b.linear(b.rms_norm(b.gather_rows(x, "last"), w.norm, cfg.norm_eps, "norm"), w.head, "head")
+
+
+def logits(b: Builder, cfg: DecoderConfig, x: Value, norm: LayerNorm, head: _core.Packed) -> Value:
+    """Logits (R, vocab_size) of the rows that are wanted, behind a layer norm."""
+    b.scope = ""
+    return b.linear(normed(b, cfg, b.gather_rows(x, "last"), norm, "norm"), head, "head")
+
+
+def normed(b: Builder, cfg: DecoderConfig, x: Value, w: LayerNorm, name: str) -> Value:
+    """x behind a layer norm."""
+    return b.layer_norm(x, w.weight, w.bias, cfg.norm_eps, name)
+
+
+def ungated(b: Builder, h: Value, w: Mlp, function: str, *, add_to: Value | None = None) -> Value:
+    """An MLP without gate on the normed h."""
+    h = b.activate(b.linear(h, w.up, "ffn.up", bias=w.up_bias, by_blocks=True), function, "ffn.act")
+    return b.linear(h, w.down, "ffn.down", bias=w.down_bias, add_to=add_to)

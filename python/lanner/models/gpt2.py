@@ -1,0 +1,124 @@
+"""GPT-2: learned positions, layer norms, one head per key and value (Radford et al., 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lanner import _core
+from lanner.config import DecoderConfig
+from lanner.models import _parts
+from lanner.weights import Source
+
+if TYPE_CHECKING:
+    from lanner.builder import Builder, Vector
+    from lanner.config import Settings
+    from lanner.phases import Value
+    from lanner.weights import Weights
+
+_LAYER = "transformer.h.{}."
+
+HF_PREFIX, HF_IGNORED = "transformer.", ("*.attn.bias", "*.attn.masked_bias")
+HF_NAMES = {
+    "token_embd": "transformer.wte",
+    "position_embd": "transformer.wpe",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+    "blk.{}.attn_norm": f"{_LAYER}ln_1",
+    "blk.{}.attn_qkv": f"{_LAYER}attn.c_attn",
+    "blk.{}.attn_output": f"{_LAYER}attn.c_proj",
+    "blk.{}.ffn_norm": f"{_LAYER}ln_2",
+    "blk.{}.ffn_up": f"{_LAYER}mlp.c_fc",
+    "blk.{}.ffn_down": f"{_LAYER}mlp.c_proj",
+}
+HF_KEYS = {
+    "embedding_length": "n_embd",
+    "block_count": "n_layer",
+    "attention.head_count": "n_head",
+    "attention.head_count_kv": None,
+    "attention.key_length": None,
+    "feed_forward_length": "n_inner",
+    "context_length": "n_positions",
+    "attention.layer_norm_epsilon": "layer_norm_epsilon",
+}
+_SUMMARY = ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")
+"""Settings of a classifying head, which a language model has not."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Weights of one layer."""
+
+    attn_norm: _parts.LayerNorm
+    attn: _parts.Attention
+    ffn_norm: _parts.LayerNorm
+    mlp: _parts.Mlp
+
+
+@dataclass(frozen=True)
+class Gpt2Weights:
+    """All weights; `positions` is (context_length, hidden_size)."""
+
+    tok: _core.Packed
+    positions: Vector
+    layers: list[Layer]
+    norm: _parts.LayerNorm
+    head: _core.Packed
+
+
+def config(s: Settings, w: Weights) -> DecoderConfig:
+    """The sizes of the model; what is not supported is refused by name."""
+    s.use(
+        HF_KEYS,
+        {"attention.layer_norm_epsilon": 1e-5},
+        frozenset({"reorder_and_upcast_attn", "n_ctx", *(f"summary_{name}" for name in _SUMMARY)}),
+    )
+    for key, supported in (
+        ("activation_function", "gelu_new"),
+        ("add_cross_attention", False),
+        ("scale_attn_by_inverse_layer_idx", False),
+        ("scale_attn_weights", True),
+    ):
+        s.must_equal(key, supported)
+    sizes = _parts.sizes(s, w, eps_key="attention.layer_norm_epsilon", mlp_ratio=4)
+    return DecoderConfig(
+        **sizes, is_tied=_parts.is_tied(s, w, otherwise=True), scale=sizes["head_dim"] ** -0.5
+    )
+
+
+def _transposed(rows: Any) -> Any:
+    """A folder stores these weights as (inputs, outputs)."""
+    return rows.T
+
+
+def load(cfg: DecoderConfig, w: Weights) -> Gpt2Weights:
+    """Takes every tensor, by name and shape."""
+
+    def layer(i: int) -> Layer:
+        return Layer(
+            attn_norm=_parts.layer_norm(cfg, w, f"blk.{i}.attn_norm"),
+            attn=_parts.fused_attention(cfg, w, i, biases=True, hf=_transposed, o_hf=_transposed),
+            ffn_norm=_parts.layer_norm(cfg, w, f"blk.{i}.ffn_norm"),
+            mlp=_parts.mlp(cfg, w, i, biases=True, hf=_transposed),
+        )
+
+    tok, head = _parts.tok_and_head(cfg, w)
+    return Gpt2Weights(
+        tok=tok,
+        positions=w.vector(Source("position_embd.weight", (cfg.context_length, cfg.hidden_size))),
+        layers=[layer(i) for i in range(cfg.n_layers)],
+        norm=_parts.layer_norm(cfg, w, "output_norm"),
+        head=head,
+    )
+
+
+def build(b: Builder, cfg: DecoderConfig, w: Gpt2Weights) -> Value:
+    """Emits the program; returns the logits (R, vocab_size)."""
+    x = b.add_positions(b.embed(w.tok), w.positions, 0, "embed.positions")
+    for i, layer in enumerate(w.layers):
+        b.scope = f"L{i:02d}."
+        h = _parts.normed(b, cfg, x, layer.attn_norm, "attn.norm")
+        x = b.add(x, _parts.attend(b, cfg, i, h, layer.attn, None), "attn.add")
+        h = _parts.normed(b, cfg, x, layer.ffn_norm, "ffn.norm")
+        x = b.add(x, _parts.ungated(b, h, layer.mlp, "gelu_tanh"), "ffn.add")
+    return _parts.logits(b, cfg, x, w.norm, w.head)
