@@ -219,6 +219,16 @@ def softcap(x: np.ndarray, cap: float) -> np.ndarray:
     return cap * np.tanh(x / cap)
 
 
+def route(logits: np.ndarray, k: int, normalise: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(T, k) ascending ids of the largest of softmax(logits), the lower on ties, and their weights."""
+    logits = logits.astype(np.float64)
+    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    p /= p.sum(axis=-1, keepdims=True)
+    ids = np.sort(np.argsort(-logits, axis=-1, kind="stable")[:, :k], axis=-1)
+    weights = np.take_along_axis(p, ids, axis=-1)
+    return ids, weights / weights.sum(axis=-1, keepdims=True) if normalise else weights
+
+
 def rope_table(positions: np.ndarray, inv_freq: np.ndarray, factor: float = 1.0) -> np.ndarray:
     """(T, D): cosines, then sines."""
     angles = np.asarray(positions, np.float64)[:, None] * inv_freq

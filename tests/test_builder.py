@@ -17,10 +17,10 @@ from reference import random_rows
 from tiny_llama import EPS, MODELS, make
 
 REPLICABLE = {"gather_rows", "rms_norm", "layer_norm", "add", "scale", "add_positions", "add_gated",
-              "quantize_rows", "rope_table"}  # fmt: skip
+              "quantize_rows", "rope_table", "route"}  # fmt: skip
 WRITES = {"quantize_rows": ("int8", "int16"), "quantize_cols": ("int8", "int16"), "rope_append": ("qkv",),
           "append": ("kv",), "head_norm": ("qkv",), "qk_norm": ("qkv",), "sample": ("out",),
-          "activate": ("x",), "softcap": ("x",)}  # fmt: skip
+          "activate": ("x",), "softcap": ("x",), "route": ("ids", "weights")}  # fmt: skip
 OWN = {
     "quantize_cols": ("x", "int8", "int16"),
     "rope_append": ("qkv",),
@@ -30,12 +30,14 @@ OWN = {
     "gate_up": ("out",),
     "activate": ("x",),
     "softcap": ("x",),
+    "experts_gate_up": ("out",),
+    "experts_down": ("out",),
 }
 """Values of which a unit of work touches its own columns alone."""
 
 
 def unit_of(i: Instruction) -> int:
-    """Columns of a unit of work of an operation that is cut by columns."""
+    """Columns of a unit of work of an operation that is cut by columns (of the parts of a row)."""
     if i.op == "quantize_cols":
         return 32
     if i.op in ("activate", "softcap"):
@@ -96,6 +98,12 @@ def packed(*segments: tuple[str, int]) -> _core.Packed:
     return _core.Packed([(random_rows(f, n, HIDDEN, rng).ravel(), f, n, HIDDEN, 0) for f, n in segments])
 
 
+def packed_of_width(k: int, fmt: str) -> _core.Packed:
+    """Four experts of HIDDEN rows over k inputs, one segment."""
+    rows = random_rows(fmt, 4 * HIDDEN, k, np.random.default_rng(k))
+    return _core.Packed([(rows.ravel(), fmt, 4 * HIDDEN, k, 0)])
+
+
 SQUARE = {fmt: packed((fmt, HIDDEN)) for fmt in ("f32", "q4_0", "q8_0")}
 QKV = {"f32": packed(("f32", 128)), "mixed": packed(("q4_0", 64), ("q8_0", 32), ("f32", 32))}
 GATE_UP = {fmt: packed((fmt, HIDDEN), (fmt, HIDDEN)) for fmt in ("f32", "q4_0")}
@@ -104,6 +112,10 @@ UNEVEN = packed(("q4_0", 24), ("f32", 40))
 GATE = packed(("f32", 1))
 NORM = np.linspace(0.5, 1.5, HIDDEN, dtype=np.float32)
 TABLE = np.random.default_rng(8).standard_normal((10, HIDDEN)).astype(np.float32)
+ROUTER = packed(("f32", 4))
+EXPERTS = {m: packed(*[("q4_0" if m == 32 else "f32", m)] * 8) for m in (32, 20)}
+"""Gate and up of four experts, in codes and in units of 16."""
+DOWN = {m: packed_of_width(m, "q8_0" if m == 32 else "f32") for m in (32, 20)}
 FUNCTIONS = ("silu", "gelu", "gelu_tanh", "relu", "tanh", "sigmoid")
 
 Q_NORM, K_NORM = (np.linspace(0.5, 1.5, n * DIM, dtype=np.float32) for n in (N_HEADS, N_KV_HEADS))
@@ -114,7 +126,7 @@ KINDS: list[dict[str, Any]] = [
 
 # An operation, the values it takes (counted from the newest), and which of its weights.
 Choice = tuple[str, int, int, int]
-OPS = ("norm", "linear", "add", "gate_up", "attend", "rows", "columns", "mlp")
+OPS = ("norm", "linear", "add", "gate_up", "attend", "rows", "columns", "mlp", "moe")
 choices = st.tuples(st.sampled_from(OPS), st.integers(0, 3), st.integers(0, 3), st.integers(0, 5))
 
 
@@ -170,6 +182,13 @@ def build(plan: list[Choice], n_threads: int) -> Program:
         elif op == "columns":
             values.append(b.softcap(x, 2.0, f"{n}.cap") if weight % 2 else b.activate(x, "tanh", f"{n}.tanh"))
             values.remove(x)
+        elif op == "moe":
+            to = None if x is y or weight % 2 else y
+            m = (20, 32)[weight // 3]
+            h = b.moe(x, ROUTER, EXPERTS[m], DOWN[m], 1 + first, weight < 2, f"{n}.moe", add_to=to)
+            values.append(h)
+            if to:
+                values.remove(to)
         elif op == "mlp":
             first = UNEVEN if weight == 5 else square
             h = b.linear(x, first, f"{n}.up", bias=NORM, by_blocks=weight > 1)
@@ -219,6 +238,15 @@ def test_a_matmul_its_activation_and_the_codes_of_its_columns_share_a_phase() ->
             ops[3] = "quantize_rows"
         assert [i.op for i in b.instructions[1:]] == ops
         assert [i.phase for i in b.instructions[1:]] == phases
+
+
+def test_a_mixture_of_experts_has_two_barriers_after_its_router() -> None:
+    b = Builder(_core.KvCache("f16", 1, 1, N_KV_HEADS, DIM), N_HEADS, DIM)
+    x = b.embed(SQUARE["f32"])
+    b.moe(b.rms_norm(x, NORM, EPS, "norm"), ROUTER, EXPERTS[32], DOWN[32], 2, True, "moe", add_to=x)
+    ops = [(i.op, i.phase) for i in b.instructions]
+    assert ops == [("embed", 0), ("rms_norm", 1), ("linear", 1), ("route", 2), ("quantize_rows", 2),
+                   ("experts_gate_up", 2), ("quantize_cols", 2), ("experts_down", 3)]  # fmt: skip
 
 
 def test_a_cap_follows_the_head_without_a_barrier() -> None:

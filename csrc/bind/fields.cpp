@@ -75,33 +75,26 @@ void Fields::locate(const char* name, const py::object& value, const std::string
   kind = buffer.kind;
 }
 
-namespace {
-
-LinearInput linear_input(Fields& f) {
-  return {f.optional_rows<float>("x"), f.optional_rows<uint8_t>("int8"), f.optional_rows<uint8_t>("int16")};
-}
-
-}  // namespace
-
 void fill(Fields& f, EmbedArgs& a) { a = {f.weight("weight"), f.written<float>("out")}; }
 void fill(Fields& f, GatherRowsArgs& a) { a = {f.rows<float>("x"), f.written<float>("out")}; }
 void fill(Fields& f, RmsNormArgs& a) {
   a = {f.rows<float>("x"), f.vector<float>("weight"), f.written<float>("out"), f.number<float>("eps")};
 }
 void fill(Fields& f, QuantizeRowsArgs& a) {
-  a = {f.rows<float>("x"), f.optional_rows<uint8_t>("int8", true), f.optional_rows<uint8_t>("int16", true)};
+  a = {f.rows<float>("x"), f.optional_rows<uint8_t>("int8", true), f.optional_rows<uint8_t>("int16", true),
+       f.number<int32_t>("parts", 1)};
 }
 void fill(Fields& f, QuantizeColsArgs& a) { fill(f, static_cast<QuantizeRowsArgs&>(a)); }
 void fill(Fields& f, LinearArgs& a) {
   a = {f.weight("weight"),
-       linear_input(f),
+       f.linear_input(),
        f.written<float>("out"),
        f.number<bool>("add", false),
        f.number<int32_t>("unit_rows", kPanelRows),
        f.optional_vector<float>("bias")};
 }
 void fill(Fields& f, GateUpArgs& a) {
-  a = {f.weight("weight"), linear_input(f), f.written<float>("out"),
+  a = {f.weight("weight"), f.linear_input(), f.written<float>("out"),
        f.number<int32_t>("unit_rows", kPanelRows), f.activation("function", "silu")};
 }
 void fill(Fields& f, RopeTableArgs& a) {

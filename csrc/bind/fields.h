@@ -83,6 +83,9 @@ class Fields {
   const PackedWeight* weight(const char* name) {
     return cast<std::shared_ptr<PackedWeight>>(name, take(name)).get();
   }
+  LinearInput linear_input() {
+    return {optional_rows<float>("x"), optional_rows<uint8_t>("int8"), optional_rows<uint8_t>("int16")};
+  }
   KvCache* cache(const char* name) { return cast<std::shared_ptr<KvCache>>(name, take(name)).get(); }
 
   // Every value was asked for; a left-over name is an error.
@@ -156,6 +159,9 @@ void fill(Fields& f, AddArgs& a);
 void fill(Fields& f, ScaleArgs& a);
 void fill(Fields& f, AddPositionsArgs& a);
 void fill(Fields& f, AddGatedArgs& a);
+void fill(Fields& f, RouteArgs& a);
+void fill(Fields& f, ExpertsGateUpArgs& a);
+void fill(Fields& f, ExpertsDownArgs& a);
 void fill(Fields& f, RopeTableArgs& a);
 void fill(Fields& f, RopeAppendArgs& a);
 void fill(Fields& f, AppendArgs& a);

@@ -1,4 +1,4 @@
-// Arguments of the operations on rows and columns of one value.
+// Arguments of the operations on rows and columns of values, and of experts.
 #include <iterator>
 
 #include "bind/fields.h"
@@ -36,6 +36,29 @@ void fill(Fields& f, AddPositionsArgs& a) {
 }
 void fill(Fields& f, AddGatedArgs& a) {
   a = {f.rows<float>("x"), f.rows<float>("y"), f.rows<float>("gate"), f.written<float>("out")};
+}
+void fill(Fields& f, RouteArgs& a) {
+  a = {f.rows<float>("x"), f.written<int32_t>("ids"), f.written<float>("weights"),
+       f.number<bool>("normalise")};
+}
+void fill(Fields& f, ExpertsGateUpArgs& a) {
+  a = {f.weight("weight"),
+       f.linear_input(),
+       f.rows<int32_t>("ids"),
+       f.written<float>("out"),
+       f.number<int32_t>("n_experts"),
+       f.number<int32_t>("unit_rows", kPanelRows),
+       f.activation("function", "silu")};
+}
+void fill(Fields& f, ExpertsDownArgs& a) {
+  a = {f.weight("weight"),
+       f.linear_input(),
+       f.rows<int32_t>("ids"),
+       f.rows<float>("weights"),
+       f.written<float>("out"),
+       f.number<bool>("add", false),
+       f.number<int32_t>("n_experts"),
+       f.number<int32_t>("unit_rows", kPanelRows)};
 }
 
 }  // namespace lanner

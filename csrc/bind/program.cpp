@@ -41,6 +41,8 @@ void run_alone(const StepBuffers& buffers, const py::kwargs& values) {
   if constexpr (std::is_same_v<Args, EmbedArgs>) check_token_ids(op, step, args.weight->n);
   if constexpr (std::is_same_v<Args, GatherRowsArgs>) check_output_rows(op, step);
   if constexpr (std::is_same_v<Args, AddPositionsArgs>) check_positions(op, step, n_positions(args));
+  if constexpr (requires { args.n_experts; })
+    check_ids(op, args.ids, step.rows(args.ids.kind), args.n_experts);
   CacheLimits caches;
   caches.add(args);
   check_sequences(op, step, caches);

@@ -30,10 +30,8 @@ inline void panel_sums(const std::byte* panel, int k, const Input& in, int t, in
 }
 
 // sums[i][row] of tokens t .. t + n_tokens - 1 with one panel of 16 rows.
-inline void panel_sums(const Panel& panel, int k, const LinearInput& input, const Worker& worker, int t,
-                       int n_tokens, float* sums) {
-  const Input in(input, worker, k);
-  std::byte* scratch = worker.scratch;
+inline void panel_sums(const Panel& panel, int k, const Input& in, std::byte* scratch, int t, int n_tokens,
+                       float* sums) {
   switch (panel.format) {
     case Format::F32:
       return all_tiles(FloatSource<Format::F32>{panel.data, 0, k}, in, t, n_tokens, sums, true);
@@ -76,13 +74,27 @@ inline int group_of(const Panel& panel, int n_tokens) {
 }
 
 // Sums of n panels, one after the other.
-inline void group_sums(const Panel* panels, int n, int k, const LinearInput& input, const Worker& worker,
-                       int t, int n_tokens, float* sums) {
+inline void group_sums(const Panel* panels, int n, int k, const Input& in, std::byte* scratch, int t,
+                       int n_tokens, float* sums) {
   bool blocked = n_tokens > kFloatTile;
   for (int i = 0; i < n; ++i) blocked &= input_of(panels[i].format) == InputKind::kFloat;
-  if (blocked) return float_sums(panels, n, k, Input(input, worker, k).x, worker.scratch, t, n_tokens, sums);
+  if (blocked) return float_sums(panels, n, k, in.x, scratch, t, n_tokens, sums);
   for (int i = 0; i < n; ++i)
-    panel_sums(panels[i], k, input, worker, t, n_tokens, sums + i * kTokenBlock * kPanelRows);
+    panel_sums(panels[i], k, in, scratch, t, n_tokens, sums + i * kTokenBlock * kPanelRows);
+}
+
+// Calls write(panel, sums of n tokens) for the panels panel_at(first) to panel_at(last - 1).
+template <class PanelAt, class Write>
+inline void for_panels(int first, int last, int k, const Input& in, const Worker& worker, int t, int n_tokens,
+                       PanelAt panel_at, Write write) {
+  float* sums = sums_of(worker);
+  Panel panels[kGroupPanels];
+  for (int p = first, n; p < last; p += n) {
+    n = std::min(group_of(panel_at(p), n_tokens), last - p);
+    for (int i = 0; i < n; ++i) panels[i] = panel_at(p + i);
+    group_sums(panels, n, k, in, worker.scratch, t, n_tokens, sums);
+    for (int i = 0; i < n; ++i) write(panels[i], sums + i * kTokenBlock * kPanelRows);
+  }
 }
 
 // A bias of null is none; otherwise bias[row] is added to the sums of a row.
@@ -104,12 +116,12 @@ inline void write_rows(const float* sums, const Panel& panel, const Worker& work
   }
 }
 
-// Calls body(first token, tokens) for blocks of equal length that fit the tile of sums.
+// Calls body(first token, tokens) for blocks of equal length of at most `most` <= kTokenBlock tokens.
 template <class Body>
-inline void for_token_blocks(int n_tokens, Body body) {
-  const int n_blocks = (n_tokens + kTokenBlock - 1) / kTokenBlock;
-  const int n_each =
-      ((n_tokens + n_blocks - 1) / std::max(n_blocks, 1) + kTokenStep - 1) / kTokenStep * kTokenStep;
+inline void for_token_blocks(int n_tokens, int most, Body body) {
+  const int n_blocks = (n_tokens + most - 1) / most;
+  const int n_equal = (n_tokens + n_blocks - 1) / std::max(n_blocks, 1);
+  const int n_each = std::min((n_equal + kTokenStep - 1) / kTokenStep * kTokenStep, most);
   for (int t = 0; t < n_tokens; t += n_each) body(t, n_tokens - t < n_each ? n_tokens - t : n_each);
 }
 
@@ -117,16 +129,13 @@ void linear(const LinearArgs& a, const Step& step, const Worker& worker, int beg
   const PackedWeight& w = *a.weight;
   const int unit_panels = a.unit_rows / kPanelRows;
   const int first = begin * unit_panels, last = std::min(end * unit_panels, w.n_panels);
-  float* sums = sums_of(worker);
-  for_token_blocks(step.rows(a.out.kind), [&](int t, int n) {
-    Panel panels[kGroupPanels];
-    for (int p = first, n_panels; p < last; p += n_panels) {
-      n_panels = std::min(group_of(panel_of(w, p), n), last - p);
-      for (int i = 0; i < n_panels; ++i) panels[i] = panel_of(w, p + i);
-      group_sums(panels, n_panels, w.k, a.in, worker, t, n, sums);
-      for (int i = 0; i < n_panels; ++i)
-        write_rows(sums + i * kTokenBlock * kPanelRows, panels[i], worker, a.out, t, n, a.add, a.bias.data);
-    }
+  const Input in(a.in, worker, w.k);
+  for_token_blocks(step.rows(a.out.kind), kTokenBlock, [&](int t, int n) {
+    for_panels(
+        first, last, w.k, in, worker, t, n, [&](int p) { return panel_of(w, p); },
+        [&](const Panel& panel, const float* sums) {
+          write_rows(sums, panel, worker, a.out, t, n, a.add, a.bias.data);
+        });
   });
 }
 

@@ -69,13 +69,17 @@ inline void quantize_blocks(const float* x, int k, uint8_t* int8, uint8_t* int16
   }
 }
 
+// Blocks first to last - 1 of each part of a row.
 inline void quantize_row(const QuantizeRowsArgs& a, const Worker& worker, int t, int first, int last) {
-  quantize_blocks(a.x.row(worker, t), a.x.cols, a.int8 ? a.int8.row(worker, t) : nullptr,
-                  a.int16 ? a.int16.row(worker, t) : nullptr, first, last);
+  const int k = a.x.cols / a.parts;
+  for (int part = 0; part < a.parts; ++part)
+    quantize_blocks(a.x.row(worker, t) + part * k, k,
+                    a.int8 ? a.int8.row(worker, t) + part * int8_row_bytes(k) : nullptr,
+                    a.int16 ? a.int16.row(worker, t) + part * int16_row_bytes(k) : nullptr, first, last);
 }
 
 void quantize_rows(const QuantizeRowsArgs& a, const Step&, const Worker& worker, int begin, int end) {
-  for (int t = begin; t < end; ++t) quantize_row(a, worker, t, 0, a.x.cols / kBlock);
+  for (int t = begin; t < end; ++t) quantize_row(a, worker, t, 0, a.x.cols / a.parts / kBlock);
 }
 
 void quantize_cols(const QuantizeColsArgs& a, const Step& step, const Worker& worker, int begin, int end) {

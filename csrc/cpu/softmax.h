@@ -96,8 +96,6 @@ inline void write_span(float* out, int n, bool stream, Value value) {
   if (i < n) store_n(out + i, n - i, value(i, n - i));
 }
 
-inline F32 load_upto(const float* p, int n) { return n == 16 ? load(p) : load_n(p, n); }
-
 void write_chunks(const SoftmaxRow& row, const ChunkSum& all, int64_t begin, int64_t end) {
   const F32 top = set1(all.max), log_sum = set1(row.logarithm ? static_cast<float>(::log(all.sum)) : 0.0f);
   for (int64_t c = begin; c < end; ++c) {

@@ -40,6 +40,19 @@ struct Input {
         int16(in.int16 ? in.int16.row(worker, 0) : nullptr),
         k(n) {}
   explicit Input(const float* rows) : x(rows), int8(nullptr), int16(nullptr), k(0) {}
+
+  // From row r on.
+  Input from(int64_t r) const {
+    Input in = *this;
+    if (x) in.x += r * k;
+    if (int8) in.int8 += r * int8_row_bytes(k);
+    if (int16) in.int16 += r * int16_row_bytes(k);
+    return in;
+  }
+  int64_t row_bytes() const {
+    return (x ? k * int64_t{sizeof(float)} : 0) + (int8 ? int8_row_bytes(k) : 0) +
+           (int16 ? int16_row_bytes(k) : 0);
+  }
 };
 
 // Of k values of K of a panel.

@@ -39,8 +39,9 @@ inline RowKind kind_of(const LinearInput& in) {
   return in.x ? in.x.kind : in.int8 ? in.int8.kind : in.int16.kind;
 }
 
-inline void check_input(const char* op, const LinearInput& in, const PackedWeight& w,
-                        const Rows<float>& out) {
+// A row of the input is `parts` rows of K, one after the other.
+inline void check_input(const char* op, const LinearInput& in, const PackedWeight& w, const Rows<float>& out,
+                        int parts = 1) {
   check_kind(op, "int8", in.int8, kind_of(in));
   check_kind(op, "int16", in.int16, kind_of(in));
   check_kind(op, "out", out, kind_of(in));
@@ -55,15 +56,18 @@ inline void check_input(const char* op, const LinearInput& in, const PackedWeigh
                                      : "int16",
           ", which was not given");
   }
-  if (in.x) check_cols(op, "x", in.x, w.k);
-  if (in.int8) check_cols(op, "int8", in.int8, int8_row_bytes(w.k));
-  if (in.int16) check_cols(op, "int16", in.int16, int16_row_bytes(w.k));
+  if (in.x) check_cols(op, "x", in.x, int64_t{parts} * w.k);
+  if (in.int8) check_cols(op, "int8", in.int8, parts * int8_row_bytes(w.k));
+  if (in.int16) check_cols(op, "int16", in.int16, parts * int16_row_bytes(w.k));
 }
 
-// Units of unit_rows output rows need every segment but the last to end on a unit's border.
-inline void check_unit_rows(const char* op, const PackedWeight& w, int32_t unit_rows) {
+inline void check_unit_rows(const char* op, int32_t unit_rows) {
   check(unit_rows > 0 && unit_rows % kPanelRows == 0, op, ": unit_rows is ", unit_rows,
         ", wanted a positive multiple of ", kPanelRows);
+}
+// Units of unit_rows output rows need every segment but the last to end on a unit's border.
+inline void check_unit_rows(const char* op, const PackedWeight& w, int32_t unit_rows) {
+  check_unit_rows(op, unit_rows);
   for (size_t i = 0; i + 1 < w.segments.size() && unit_rows > kPanelRows; ++i)
     check(w.segments[i].n_rows % unit_rows == 0, op, ": a segment of ", w.segments[i].n_rows,
           " rows does not divide into units of ", unit_rows);

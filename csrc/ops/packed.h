@@ -150,8 +150,9 @@ struct Panel {
   int32_t n_rows;  // 16, fewer at the end of a segment
 };
 
-inline Panel panel_of(const PackedWeight& w, int panel) {
-  const Segment* s = w.segments.data();
+// `segment` is one from which on the panel is found: with hundreds of them, the search would take long.
+inline Panel panel_of(const PackedWeight& w, int panel, int segment = 0) {
+  const Segment* s = w.segments.data() + segment;
   while (panel >= s->first_panel + s->n_panels) ++s;
   const int local = panel - s->first_panel;
   const int left = s->n_rows - local * kPanelRows;

@@ -10,6 +10,8 @@
 #include "ops/attention.h"
 #include "ops/dequantize.h"
 #include "ops/embed.h"
+#include "ops/experts_down.h"
+#include "ops/experts_gate_up.h"
 #include "ops/gate_up.h"
 #include "ops/gather_rows.h"
 #include "ops/head_norm.h"
@@ -20,32 +22,36 @@
 #include "ops/rms_norm.h"
 #include "ops/rope_append.h"
 #include "ops/rope_table.h"
+#include "ops/route.h"
 #include "ops/sample.h"
 #include "ops/scale.h"
 #include "ops/sdpa.h"
 #include "ops/softcap.h"
 
-#define LANNER_OPS(X)                \
-  X(embed, EmbedArgs)                \
-  X(gather_rows, GatherRowsArgs)     \
-  X(rms_norm, RmsNormArgs)           \
-  X(quantize_rows, QuantizeRowsArgs) \
-  X(quantize_cols, QuantizeColsArgs) \
-  X(linear, LinearArgs)              \
-  X(gate_up, GateUpArgs)             \
-  X(activate, ActivateArgs)          \
-  X(softcap, SoftcapArgs)            \
-  X(layer_norm, LayerNormArgs)       \
-  X(add, AddArgs)                    \
-  X(scale, ScaleArgs)                \
-  X(add_positions, AddPositionsArgs) \
-  X(add_gated, AddGatedArgs)         \
-  X(rope_table, RopeTableArgs)       \
-  X(rope_append, RopeAppendArgs)     \
-  X(append, AppendArgs)              \
-  X(head_norm, HeadNormArgs)         \
-  X(qk_norm, QkNormArgs)             \
-  X(attention, AttentionArgs)        \
+#define LANNER_OPS(X)                   \
+  X(embed, EmbedArgs)                   \
+  X(gather_rows, GatherRowsArgs)        \
+  X(rms_norm, RmsNormArgs)              \
+  X(quantize_rows, QuantizeRowsArgs)    \
+  X(quantize_cols, QuantizeColsArgs)    \
+  X(linear, LinearArgs)                 \
+  X(gate_up, GateUpArgs)                \
+  X(activate, ActivateArgs)             \
+  X(softcap, SoftcapArgs)               \
+  X(layer_norm, LayerNormArgs)          \
+  X(add, AddArgs)                       \
+  X(scale, ScaleArgs)                   \
+  X(add_positions, AddPositionsArgs)    \
+  X(add_gated, AddGatedArgs)            \
+  X(route, RouteArgs)                   \
+  X(experts_gate_up, ExpertsGateUpArgs) \
+  X(experts_down, ExpertsDownArgs)      \
+  X(rope_table, RopeTableArgs)          \
+  X(rope_append, RopeAppendArgs)        \
+  X(append, AppendArgs)                 \
+  X(head_norm, HeadNormArgs)            \
+  X(qk_norm, QkNormArgs)                \
+  X(attention, AttentionArgs)           \
   X(sample, SampleArgs)
 
 namespace lanner {

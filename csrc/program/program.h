@@ -133,5 +133,7 @@ template <>
 inline constexpr bool kReplicable<AddPositionsArgs> = true;
 template <>
 inline constexpr bool kReplicable<AddGatedArgs> = true;
+template <>
+inline constexpr bool kReplicable<RouteArgs> = true;
 
 }  // namespace lanner

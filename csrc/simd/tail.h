@@ -18,5 +18,12 @@ inline void store_n(float* p, int n, F32 v) {
   std::memcpy(p, padded, sizeof(float) * n);
 }
 
+// Of n <= 16 lanes, most often all.
+inline F32 load_upto(const float* p, int n) { return n == 16 ? load(p) : load_n(p, n); }
+inline void store_upto(float* p, int n, F32 v) {
+  if (n == 16) return store(p, v);
+  store_n(p, n, v);
+}
+
 }  // namespace
 }  // namespace lanner::LANNER_ISA_NS

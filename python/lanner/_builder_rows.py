@@ -18,13 +18,18 @@ Function = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh", "sigmoid"]
 """Activation functions; gelu is the exact one, gelu_tanh its approximation."""
 
 
+def divides(segment_rows: list[int], unit_rows: int) -> bool:
+    """Whether units of `unit_rows` are whole panels and none crosses from one segment to the next."""
+    return unit_rows % _core.PANEL_ROWS == 0 and all(n % unit_rows == 0 for n in segment_rows)
+
+
 class RowOperations:
     """The part of `lanner.builder.Builder` that makes rows from rows."""
 
     if TYPE_CHECKING:
         _phase: Phase
 
-        def _value(self, cols: int, dtype: str, kind: Kind, name: str) -> Value: ...
+        def _value(self, cols: int, dtype: str, kind: Kind, name: str, parts: int = 1) -> Value: ...
         def _overwrite(self, value: Value, op: str, name: str) -> Value: ...
         def _emit(
             self,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lanner import _core
 from lanner._builder_attention import AttentionOperations
-from lanner._builder_rows import Function, RowOperations
+from lanner._builder_experts import ExpertOperations
+from lanner._builder_rows import Function, divides
 from lanner.phases import REPLICABLE, Kind, Phase, Place, Value
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Rope:
     factor: float = 1.0
 
 
-class Builder(RowOperations, AttentionOperations):
+class Builder(ExpertOperations, AttentionOperations):
     """Collects the instructions of one program.
 
     Args:
@@ -106,12 +107,12 @@ class Builder(RowOperations, AttentionOperations):
             else self._value(weight.shape[0], "float32", x.kind, name)
         )
         wish = self.head_dim if by_heads else _core.BLOCK if by_blocks else _core.PANEL_ROWS
-        unit_rows = wish if _divides(weight.segment_rows, wish) else _core.PANEL_ROWS
+        unit_rows = wish if divides(weight.segment_rows, wish) else _core.PANEL_ROWS
         args = {"weight": weight, **inputs, "out": out, "add": add_to is not None, "unit_rows": unit_rows}
         if bias is not None:
             args["bias"] = bias
         # Between segments that end inside a panel, a unit is no range of columns that others would share.
-        unit = unit_rows if _divides(weight.segment_rows[:-1], unit_rows) else -1
+        unit = unit_rows if divides(weight.segment_rows[:-1], unit_rows) else -1
         self._emit("linear", name, args, reads=list(inputs.values()), writes=[out], unit=unit)
         return out
 
@@ -119,7 +120,7 @@ class Builder(RowOperations, AttentionOperations):
         """function(x @ gate.T) * (x @ up.T), (T, M), for the fused weight (2M, K)."""
         inputs = self._inputs(x, weight, name)
         out = self._value(weight.shape[0] // 2, "float32", x.kind, name)
-        whole = _divides([out.cols, *weight.segment_rows], _core.BLOCK)
+        whole = divides([out.cols, *weight.segment_rows], _core.BLOCK)
         unit_rows = _core.BLOCK if whole else _core.PANEL_ROWS
         args = {"weight": weight, **inputs, "out": out, "unit_rows": unit_rows, "function": function}
         unit = unit_rows if whole else -1
@@ -149,6 +150,8 @@ class Builder(RowOperations, AttentionOperations):
         # Where a thread made whole blocks of columns in this phase, it quantizes them.
         by_cols = self._phase.written.get(x.place) == _core.BLOCK
         args: dict[str, Any] = {"x": x} | {form: x.codes[form] for form in forms}
+        if x.place.parts > 1:
+            args["parts"] = x.place.parts
         self._emit(
             "quantize_cols" if by_cols else "quantize_rows",
             f"{name}.quantize",
@@ -160,8 +163,8 @@ class Builder(RowOperations, AttentionOperations):
         )
 
     # --- values and barriers -------------------------------------------------------------------------------
-    def _value(self, cols: int, dtype: str, kind: Kind, name: str) -> Value:
-        place = Place(cols, dtype, kind, self.scope + name)
+    def _value(self, cols: int, dtype: str, kind: Kind, name: str, parts: int = 1) -> Value:
+        place = Place(cols, dtype, kind, self.scope + name, parts)
         self.places.append(place)
         return Value(place)
 
@@ -216,7 +219,3 @@ class Builder(RowOperations, AttentionOperations):
             value.place.first = phase.index if value.place.first < 0 else value.place.first
             value.place.last = phase.index
         self.instructions.append(Instruction(self.scope + name, op, args, barrier, phase.index))
-
-
-def _divides(segment_rows: list[int], unit_rows: int) -> bool:
-    return unit_rows % _core.PANEL_ROWS == 0 and all(n % unit_rows == 0 for n in segment_rows)

@@ -15,6 +15,7 @@ REPLICABLE = frozenset(
         "scale",
         "add_positions",
         "add_gated",
+        "route",
         "quantize_rows",
         "rope_table",
     }
@@ -24,12 +25,16 @@ REPLICABLE = frozenset(
 
 @dataclass(eq=False)
 class Place:
-    """Memory of a value: `cols` elements of `dtype` per row, alive from phase `first` to phase `last`."""
+    """Memory of a value: `cols` elements of `dtype` per row, alive from phase `first` to phase `last`.
+
+    A matmul sees `parts` rows in each row, one after the other.
+    """
 
     cols: int
     dtype: str
     kind: Kind
     name: str
+    parts: int = 1
     replicable: bool = False
     first: int = -1
     last: int = -1

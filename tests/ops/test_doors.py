@@ -19,6 +19,8 @@ def arguments(op: str) -> dict[str, Any]:
     x, codes = tokens(poisoned(2, 32)), tokens(poisoned(2, 44, "uint8"))
     cache = _core.KvCache("f16", 1, 1, 1, 16)
     halves = make_weight(LinearCase((("f32", 16), ("f32", 16)), 32, 2)).packed
+    experts = make_weight(LinearCase((("f32", 16),) * 6, 32, 2)).packed
+    ids, x_of_2 = tokens(np.array([[0, 2], [1, 2]], np.int32)), tokens(poisoned(2, 2))
     return {
         "embed": {"weight": halves, "out": x},
         "gather_rows": {"x": x, "out": outputs(poisoned(2, 32))},
@@ -36,6 +38,12 @@ def arguments(op: str) -> dict[str, Any]:
         "add_positions": {"x": x, "table": np.ones((5, 32), np.float32), "offset": 2,
                           "out": tokens(poisoned(2, 32))},
         "add_gated": {"x": x, "y": x, "gate": tokens(poisoned(2, 1)), "out": tokens(poisoned(2, 32))},
+        "route": {"x": x, "ids": tokens(poisoned(2, 3, "int32")), "weights": tokens(poisoned(2, 3)),
+                  "normalise": True},
+        "experts_gate_up": {"weight": experts, "x": x, "ids": ids, "out": tokens(poisoned(2, 32)),
+                            "n_experts": 3},
+        "experts_down": {"weight": experts, "x": tokens(poisoned(2, 64)), "ids": ids, "weights": x_of_2,
+                         "out": tokens(poisoned(2, 32)), "n_experts": 3},
         "rope_table": {"inv_freq": np.ones(8), "out": tokens(poisoned(2, 16))},
         "rope_append": {"qkv": tokens(poisoned(2, 64)), "table": tokens(poisoned(2, 16)), "cache": cache,
                         "layer": 0, "n_heads": 2},
@@ -60,7 +68,9 @@ WRONG_KIND = [
     ("layer_norm", "out", outputs),
     ("add", "y", outputs), ("add", "out", outputs), ("scale", "out", outputs),
     ("add_positions", "x", outputs), ("add_positions", "out", outputs), ("add_gated", "y", outputs),
-    ("add_gated", "gate", outputs), ("add_gated", "out", outputs),
+    ("route", "ids", outputs), ("route", "weights", outputs), ("experts_gate_up", "out", outputs),
+    ("experts_gate_up", "ids", outputs), ("experts_down", "ids", outputs), ("experts_down", "out", outputs),
+    ("experts_down", "weights", outputs), ("add_gated", "gate", outputs), ("add_gated", "out", outputs),
 ]  # fmt: skip
 
 

@@ -62,6 +62,17 @@ def test_by_columns_gives_the_same_codes(case: RowsCase) -> None:
             np.testing.assert_array_equal(out[form], wanted[form])
 
 
+@pytest.mark.parametrize("op", ["quantize_rows", "quantize_cols"])
+def test_parts_of_a_row_are_rows_of_codes(op: str) -> None:
+    x = inputs(RowsCase(15, 96))
+    wanted = quantize_rows(x, "int8", "int16")
+    out = {form: poisoned(5, 3 * a.shape[1], "uint8") for form, a in wanted.items()}
+    parts = {form: tokens(a) for form, a in out.items()}
+    getattr(_core.ops, op)(rows_step(5), x=tokens(x.reshape(5, -1)), parts=3, **parts)
+    for form, a in out.items():
+        np.testing.assert_array_equal(a.reshape(15, -1), wanted[form])
+
+
 @pytest.mark.parametrize("form", LIMITS)
 def test_rows_do_not_see_each_other(form: str) -> None:
     assert_rows_alone(lambda x: quantize_rows(x, form)[form], inputs(RowsCase(40, 96)))
@@ -107,6 +118,10 @@ def test_refuses(op: str) -> None:
         run(rows_step(2), x=x)
     with pytest.raises(ValueError, match=f"{op}: x has 33 columns, wanted a multiple of 32"):
         run(rows_step(2), x=tokens(np.ones((2, 33), np.float32)), int8=int8)
+    with pytest.raises(ValueError, match=f"{op}: parts is 0, wanted a positive number"):
+        run(rows_step(2), x=x, int8=int8, parts=0)
+    with pytest.raises(ValueError, match=f"{op}: x has 64 columns, wanted a multiple of 96"):
+        run(rows_step(2), x=x, int8=int8, parts=3)
     with pytest.raises(ValueError, match=f"{op}: int8 has 136 columns, wanted 88"):
         run(rows_step(2), x=x, int8=int16)
     with pytest.raises(ValueError, match=f"{op}: int16 has 88 columns, wanted 136"):

@@ -1,4 +1,4 @@
-"""Qwen 2, 2.5 and 3: Llama with biases on query, key and value, or norms on heads (Yang et al., 2024, 2025)."""
+"""Qwen 2, 2.5 and 3: Llama with biases on query, key and value, or norms on heads (Yang et al., 2024)."""
 
 from __future__ import annotations
 
