@@ -113,7 +113,9 @@ class _Recorder:
         pass
 
     def packed(self, *sources: Source, keep: bool = False) -> None:
-        self.shapes.update((source.name, source.shape) for source in sources)
+        for source in sources:
+            experts = () if source.index is None else (source.index + 1,)
+            self.shapes[source.name] = (*experts, *source.shape)
 
     def head(self, source: Source, embedding: None, is_tied: bool) -> None:
         if not is_tied:

@@ -127,7 +127,7 @@ MODELS = {
     "starcoder2": Tiny("Starcoder2", SIZES | {"sliding_window": 45}, "starcoder2"),
     "mixtral": Tiny("Mixtral", SIZES | {"num_local_experts": 5, "num_experts_per_tok": 2}, "llama"),
     "qwen2 moe": Tiny("Qwen2Moe", SIZES | {
-        "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 53,
+        "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 52,
         "shared_expert_intermediate_size": 80}, "qwen2moe"),
     "qwen2 moe normalised": Tiny("Qwen2Moe", SIZES | {
         "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "norm_topk_prob": True,

@@ -89,8 +89,11 @@ def config(s: Settings, w: Weights) -> MoeConfig:
     is_mixtral, is_qwen3 = s.architecture in ("llama", "mixtral"), s.architecture in ("qwen3moe", "qwen3_moe")
     _use_keys(s, is_mixtral)
     s.must_equal("hidden_act", "silu")
-    for key, supported in (("decoder_sparse_step", 1), ("mlp_only_layers", [])):
-        s.must_equal(key, supported)
+    s.must_equal("decoder_sparse_step", 1)
+    if layers := s.raw("mlp_only_layers"):
+        raise _core.UnsupportedModelError(
+            f"{s.source}: mlp_only_layers is {layers!r:.80}, only experts in every layer are supported"
+        )
     n_experts = s.positive("expert_count", most=MAX_EXPERTS)
     sizes = _parts.sizes(s, w)
     if not is_mixtral:
@@ -137,7 +140,7 @@ def load(cfg: MoeConfig, w: Weights) -> MoeWeights:
 
     def layer(i: int) -> Layer:
         def of_expert(part: str, e: int, *shape: int) -> Source:
-            return Source(f"blk.{i}.ffn_{part}_exps.weight", (n, *shape), index=e)
+            return Source(f"blk.{i}.ffn_{part}_exps.weight", shape, index=e)
 
         gates_and_ups = (of_expert(part, e, width, hidden) for e in range(n) for part in ("gate", "up"))
         return Layer(
@@ -173,13 +176,7 @@ def build(b: Builder, cfg: MoeConfig, w: MoeWeights) -> Value:
         x = b.add(x, h, "attn.add")
         h = b.rms_norm(x, layer.ffn_norm, cfg.norm_eps, "ffn.norm")
         routed = b.moe(
-            h,
-            b.linear(h, layer.router, "ffn.router"),
-            layer.gate_up,
-            layer.down,
-            cfg.n_experts_used,
-            cfg.normalise,
-            "ffn.experts",
+            h, layer.router, layer.gate_up, layer.down, cfg.n_experts_used, cfg.normalise, "ffn.experts"
         )
         x = b.add(x, routed, "ffn.add")
         if layer.shared:
