@@ -45,7 +45,8 @@ def test_reads_back_what_was_written(write: Callable[[bytes], Path]) -> None:
     assert set(tensors) == set(TENSORS)
     for name, (dtype, shape, stored) in TENSORS.items():
         t = tensors[name]
-        assert (t.name, t.shape, t.format, t.n_bytes) == (name, shape, dtype.lower(), len(stored))
+        format = "'F4'" if dtype == "F4" else dtype.lower()
+        assert (t.name, t.shape, t.format, t.n_bytes) == (name, shape, format, len(stored))
         assert data[t.offset : t.offset + t.n_bytes] == stored == bytes(t.file.range(t.offset, t.n_bytes))
 
 

@@ -20,8 +20,8 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 class TensorInfo:
     """Where a tensor lies: bytes [offset, offset + n_bytes) of `file`.
 
-    `shape` is slowest dimension first; `format` a name such as "f32" or "q4_1", or the lower-case dtype of a
-    safetensors file that this library does not compute with, such as "i64".
+    `shape` is slowest dimension first; `format` a name such as "f32" or "q4_1", the lower-case dtype of a
+    safetensors file such as "i64" that this library does not compute with, or one in quotes of unknown size.
     """
 
     name: str

@@ -106,13 +106,11 @@ class HfValues:
     def find(self, key: str) -> Any:
         """The value of a canonical key; ModelFileError where two of its names differ."""
         found = {name: value for name in self._names(key) if (value := self._at(name)) is not None}
-        first = next(iter(found), None)
-        for name, value in found.items():
-            if value != found[first or name]:
-                raise _core.ModelFileError(
-                    f"config.json: {first} is {found[first or name]!r:.80}, {name} is {value!r:.80}"
-                )
-        value = found.get(first or "")
+        first = next(iter(found), "")
+        value = found.pop(first, None)
+        for name, other in found.items():
+            if other != value:
+                raise _core.ModelFileError(f"config.json: {first} is {value!r:.80}, {name} is {other!r:.80}")
         return _SAME_VALUE.get(key, {}).get(value, value) if isinstance(value, str) else value
 
     def default(self, key: str) -> Any:

@@ -64,15 +64,15 @@ def _open_shards(folder: Path) -> dict[str, TensorInfo]:
     shard_of = read_json_file(index).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
         raise _core.ModelFileError(f"{index}: weight_map is missing or no object of file names")
-    tensors: dict[str, TensorInfo] = {}
-    for shard in sorted(set(shard_of.values())):
+    shards = sorted(set(shard_of.values()))
+    for shard in shards:
         # A link may lead anywhere, as the hub's cache lays them; a name that the file states may not.
         if Path(shard).name != shard or "\0" in shard or not shard.endswith(".safetensors"):
-            raise _core.ModelFileError(
-                f"{index}: {shard!r:.80} is no name of a safetensors file in the folder"
-            )
+            raise _core.ModelFileError(f"{index}: {shard!r:.80} is no safetensors file of the folder")
         if not (folder / shard).exists():
             raise _core.ModelFileError(f"{index}: the shard {shard!r:.80} is missing")
+    tensors: dict[str, TensorInfo] = {}
+    for shard in shards:
         for name, tensor in read_tensors(folder / shard).items():
             if shard_of.get(name) != shard:
                 stated = f"in {shard_of[name]!r:.80}" if name in shard_of else "nowhere"

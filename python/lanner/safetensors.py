@@ -102,7 +102,9 @@ def _tensor(name: str, entry: object, path: Path, file: _core.MappedFile, data_b
             f"{file.n_bytes - data_begin}, the bytes of data: is the file truncated?"
         )
     n_bytes = offsets[1] - offsets[0]
+    format = repr(dtype)
     if dtype in ITEM_BYTES:
+        format = dtype.lower()
         item = ITEM_BYTES[dtype]
         if math.prod(shape) * item != n_bytes:
             raise _core.ModelFileError(
@@ -112,7 +114,7 @@ def _tensor(name: str, entry: object, path: Path, file: _core.MappedFile, data_b
             raise _core.ModelFileError(
                 f"{where}: the offset {offsets[0]} is not a multiple of {item}, the bytes of {dtype}"
             )
-    return TensorInfo(name, tuple(shape), dtype.lower(), n_bytes, data_begin + offsets[0], file)
+    return TensorInfo(name, tuple(shape), format, n_bytes, data_begin + offsets[0], file)
 
 
 def _is_sizes(values: object) -> bool:

@@ -71,7 +71,8 @@ class Weights:
         self._names = None if checkpoint.kind == "gguf" else dict(names or {})
         self._quantize = quantize
         self._tensors = checkpoint.tensors
-        self._prefix = "" if any(name.startswith(prefix) for name in self._tensors) else prefix
+        has_prefix = not self._tensors or any(name.startswith(prefix) for name in self._tensors)
+        self._prefix = "" if has_prefix else prefix
         self._taken: dict[str, set[int | None]] = {}
         # Packed weights are as large as the file's, but for rows that are padded to whole panels.
         self._arena = _core.Arena(checkpoint.n_bytes + checkpoint.n_bytes // 16)
@@ -209,7 +210,7 @@ class Weights:
     def _part(self, source: Source, keep: bool) -> tuple[Any, int, str, int, int, int, str]:
         """A source as `Packed.from_files` takes it."""
         info, offset = self._take(source)
-        self._check_format(info, _core.array.FORMATS)
+        self._check_format(info, FLOATS if self._names is not None else _core.array.FORMATS)
         if len(source.shape) != 2:
             raise ValueError(f"packed: {source.name} has shape {source.shape}, wanted a matrix")
         data: Any = info.file
