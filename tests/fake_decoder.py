@@ -20,6 +20,7 @@ from lanner._core import Bpe
 from lanner.llm import Model
 from lanner.pretokenizers import pre_tokenizer
 from lanner.tokenizer import SpecialIds, Tokenizer
+from lanner.tokenizer_gguf import ByteLevel
 
 PAGE = _core.PAGE_POSITIONS
 VOCAB_SIZE = len(v.TOKENS)
@@ -31,7 +32,8 @@ Logits = Callable[[Sequence[int]], np.ndarray]
 
 def tokenizer() -> Tokenizer:
     bpe = Bpe(v.TOKENS, v.TOKEN_TYPES, v.MERGE_TEXTS)
-    return Tokenizer(bpe, pre_tokenizer("gpt-2"), SpecialIds(eos_id=EOS), chat_template=TEMPLATE)
+    vocabulary = ByteLevel(bpe, pre_tokenizer("gpt-2"))
+    return Tokenizer(vocabulary, SpecialIds(eos_id=EOS), chat_template=TEMPLATE)
 
 
 def hashed(ids: Sequence[int]) -> np.ndarray:

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "bind/bind.h"
-#include "core/check.h"
+#include "bind/text.h"
 #include "formats/gguf.h"
 
 namespace py = pybind11;
@@ -14,59 +14,21 @@ namespace py = pybind11;
 namespace lanner {
 namespace {
 
-constexpr size_t kLongText =
-    4096;  // bytes; shorter ones are encoded in less time than giving up the GIL may cost
-
-// UTF-8 of a str, cached inside it; raises UnicodeEncodeError for a lone surrogate.
-std::string_view utf8(PyObject* text) {
-  py::ssize_t size;
-  const char* data = PyUnicode_AsUTF8AndSize(text, &size);
-  if (!data) throw py::error_already_set();
-  return {data, static_cast<size_t>(size)};
-}
-
-// A str or bytes of a list; the view lives as long as the list.
-std::string_view text_or_bytes(py::handle item) {
-  if (PyBytes_Check(item.ptr()))
-    return {PyBytes_AS_STRING(item.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(item.ptr()))};
-  if (!PyUnicode_Check(item.ptr())) throw py::type_error("Bpe: a token or merge is neither str nor bytes");
-  return utf8(item.ptr());
-}
-
-std::vector<std::string_view> views(const py::list& items) {
-  std::vector<std::string_view> out;
-  out.reserve(items.size());
-  for (const py::handle item : items) out.push_back(text_or_bytes(item));
-  return out;
-}
-
-std::vector<std::string_view> views(const Array& array) {
-  std::vector<std::string_view> out;
-  out.reserve(array.count);
-  for (const std::string_view text : array.strings()) out.push_back(text);
-  return out;
-}
-
 std::unique_ptr<Bpe> from_file(const Gguf& file, const py::list& control_names, std::optional<int32_t> unk_id,
                                bool ignore_merges) {
   const std::vector<std::string_view> names = views(control_names);
   const py::gil_scoped_release released;
   const auto tokens = views(file.array("tokenizer.ggml.tokens", ValueType::String));
   const auto merges = views(file.array("tokenizer.ggml.merges", ValueType::String));
-  std::vector<int32_t> types;
-  if (file.find("tokenizer.ggml.token_type")) {
-    const Array& stored = file.array("tokenizer.ggml.token_type", ValueType::I32);
-    types.resize(stored.count);
-    stored.copy_to(std::span(types));
-  }
+  const std::vector<int32_t> types = token_types(file);
   return std::make_unique<Bpe>(
       BpeVocabulary{tokens, types, merges, names, unk_id.value_or(-1), ignore_merges});
 }
 
-std::unique_ptr<Bpe> from_lists(const py::list& tokens, const std::vector<int32_t>& token_types,
+std::unique_ptr<Bpe> from_lists(const py::list& tokens, const std::vector<int32_t>& types,
                                 const py::list& merges, const py::list& control_names,
                                 std::optional<int32_t> unk_id, bool ignore_merges) {
-  return std::make_unique<Bpe>(BpeVocabulary{views(tokens), token_types, views(merges), views(control_names),
+  return std::make_unique<Bpe>(BpeVocabulary{views(tokens), types, views(merges), views(control_names),
                                              unk_id.value_or(-1), ignore_merges});
 }
 
@@ -86,9 +48,7 @@ py::list encode(const Bpe& bpe, const py::list& pieces) {
     ids.reserve(piece_ends.size());
     bpe.encode_pieces(text, piece_ends, ids);
   }
-  py::list out(ids.size());
-  for (size_t i = 0; i < ids.size(); ++i) out[i] = py::int_(ids[i]);
-  return out;
+  return id_list(ids);
 }
 
 py::list split(const Bpe& bpe, const py::str& text, bool parse_special) {
@@ -114,16 +74,8 @@ py::list split(const Bpe& bpe, const py::str& text, bool parse_special) {
 py::bytes decode(const Bpe& bpe, const py::iterable& ids, bool skip_special) {
   std::string out;
   for (const py::handle item : ids) {
-    const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(item.ptr()));
-    if (!index) throw py::error_already_set();
-    int overflow = 0;
-    const int64_t id = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
-    check(!overflow, "token id ", std::string(py::str(index)), " is out of range, vocab_size is ",
-          bpe.vocab_size());
-    const TokenType type = bpe.token_type(id);
-    const bool shown =
-        type == TokenType::kNormal || type == TokenType::kUserDefined || type == TokenType::kByte;
-    if (shown || !skip_special) out += bpe.token_bytes(id);
+    const int64_t id = token_id(item, bpe.vocab_size());
+    if (!skip_special || is_text(bpe.token_type(id))) out += bpe.token_bytes(id);
   }
   return py::bytes(out);
 }

@@ -105,6 +105,7 @@ PYBIND11_MODULE(_core, m) {
   bind_gguf(m);
   bind_bpe(m);
   bind_packed(m);
+  bind_spm(m);
   bind_memory(m);
   bind_program(m);
   m.attr("MAX_THREADS") = kMaxThreads;

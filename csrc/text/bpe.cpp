@@ -18,27 +18,6 @@ uint64_t pair_key(int32_t left, int32_t right) {
 
 uint64_t hash_pair(uint64_t key) { return hash_bytes({reinterpret_cast<const char*>(&key), sizeof key}); }
 
-int hex_digit(char c) {
-  return c >= '0' && c <= '9'   ? c - '0'
-         : c >= 'A' && c <= 'F' ? c - 'A' + 10
-         : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                : -1;
-}
-
-// The byte that a token of type kByte, "<0x41>", stands for; -1 if it is written otherwise.
-int parse_byte_token(std::string_view text) {
-  if (text.size() != 6 || !text.starts_with("<0x") || text[5] != '>') return -1;
-  const int high = hex_digit(text[3]), low = hex_digit(text[4]);
-  return high < 0 || low < 0 ? -1 : high * 16 + low;
-}
-
-TokenType token_type_at(std::span<const int32_t> types, size_t id) {
-  const int32_t type = types.empty() ? static_cast<int32_t>(TokenType::kNormal) : types[id];
-  if (type < static_cast<int32_t>(TokenType::kNormal) || type > static_cast<int32_t>(TokenType::kByte))
-    throw ModelFileError(cat("tokenizer.ggml.token_type[", id, "] is ", type, ", 1 to 6 were wanted"));
-  return static_cast<TokenType>(type);
-}
-
 ModelFileError bad_merge(std::string_view merge, size_t rank, std::string_view what) {
   return ModelFileError(cat("tokenizer.ggml.merges[", rank, "] is '", printable(merge), "': ", what));
 }
@@ -72,18 +51,9 @@ auto Bpe::find_slot(Table& table, uint64_t hash, std::string_view key) const {
 
 void Bpe::add_tokens(const BpeVocabulary& vocabulary) {
   const auto& [tokens, types, merges, names, unk_id, ignore_merges] = vocabulary;
+  check_vocabulary(tokens, types, unk_id);
   size_t n_bytes = 0;
   for (const std::string_view token : tokens) n_bytes += token.size();
-  // Offsets are 32 bits wide; a token is stored at most twice.
-  if (tokens.empty() || n_bytes > UINT32_MAX / 2)
-    throw ModelFileError(cat("tokenizer.ggml.tokens has ", tokens.size(), " tokens of ", n_bytes,
-                             " bytes, at least one token and at most 2 GB were wanted"));
-  if (!types.empty() && types.size() != tokens.size())
-    throw ModelFileError(cat("tokenizer.ggml.token_type has ", types.size(),
-                             " elements, tokenizer.ggml.tokens has ", tokens.size()));
-  if (unk_id >= vocab_size())
-    throw ModelFileError(
-        cat("tokenizer.ggml.unknown_token_id is ", unk_id, ", vocab_size is ", tokens.size()));
   bytes_.reserve(n_bytes);
   std::array<TokenSlot, kBlock> keys;
   std::array<uint64_t, kBlock> hashes;
@@ -110,12 +80,9 @@ Bpe::TokenSlot Bpe::add_token(int32_t id, std::string_view spelling) {
 
   size_t begin = key_begin;
   if (token.type == TokenType::kByte) {
-    const int byte = parse_byte_token(spelling);
-    if (byte < 0)
-      throw ModelFileError(cat("tokenizer.ggml.tokens[", id, "] is '", printable(spelling),
-                               "', a byte token was wanted, such as '<0x0A>'"));
+    const char byte = byte_of_token(static_cast<size_t>(id), spelling);
     begin = bytes_.size();
-    bytes_.push_back(static_cast<char>(byte));
+    bytes_.push_back(byte);
   } else if (is_special(token.type) || !token.is_spelled) {
     begin = bytes_.size();
     bytes_.append(spelling);
@@ -220,10 +187,6 @@ void Bpe::add_specials() {
   }
   user_defined_ = Literals(std::move(user_defined));
   specials_ = Literals(std::move(specials));
-}
-
-bool Bpe::is_special(TokenType type) {
-  return type == TokenType::kUnknown || type == TokenType::kControl || type == TokenType::kUserDefined;
 }
 
 int32_t Bpe::find_bytes(std::string_view bytes) const { return find_bytes(bytes, hash_bytes(bytes)); }

@@ -14,17 +14,9 @@
 
 #include "text/literals.h"
 #include "text/probe_table.h"
+#include "text/token_type.h"
 
 namespace lanner {
-
-enum class TokenType : int32_t {  // numbers of `tokenizer.ggml.token_type`
-  kNormal = 1,
-  kUnknown = 2,
-  kControl = 3,
-  kUserDefined = 4,
-  kUnused = 5,
-  kByte = 6,
-};
 
 // What a model file says. The views need to live only while Bpe's constructor runs.
 struct BpeVocabulary {
@@ -120,7 +112,6 @@ class Bpe {
   int32_t find_bytes(std::string_view bytes, uint64_t hash) const;
   bool is_spelled_as(int32_t id, std::string_view key) const;  // false for all but normal tokens
   const MergeSlot* find_merge(int32_t left, int32_t right) const;
-  static bool is_special(TokenType type);
   void check_id(int64_t id) const;
   int32_t byte_id(char byte) const;
 

@@ -1,56 +1,19 @@
-"""Tokenizer of byte-level BPE models: text to token ids and back, special tokens, chats, streaming."""
+"""Tokenizers: text to token ids and back, special tokens, chats, streaming."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lanner._core import Bpe, GgufFile, ModelFileError, UnsupportedModelError
-from lanner.pretokenizers import PreTokenizer, pre_tokenizer
+from lanner.end_tokens import end_ids as named_end_ids
 
 if TYPE_CHECKING:
+    from lanner._core import GgufFile
     from lanner.chat_template import ChatTemplate
 
-_Scalar = TypeVar("_Scalar", bool, int, str)
-
 _CONTROL = 3  # token type in GGUF
-_NO_ID = 0xFFFFFFFF  # -1 as GGUF's u32: the model has no such token
-
-# Tokens that end a turn or a document, as llama.cpp knows them. Nothing else is ever written like the first
-# group, so these count whatever type an older converter gave them; the second counts only as control tokens.
-_END_NAMES = (
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|return|>",
-    "<|call|>",
-    "<|eom_id|>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<end_of_turn>",
-    "<end_of_utterance>",
-    "<｜end▁of▁sentence｜>",
-)
-_CONTROL_END_NAMES = (
-    "</s>",
-    "<EOT>",
-    "[EOT]",
-    "[EOS]",
-    "<eos>",
-    "<|fim_pad|>",
-    "<fim-pad>",
-    "<fim_pad>",
-    "<PAD>",
-    "[PAD]",
-    "<|fim_repo|>",
-    "<|repo_name|>",
-    "<fim-repo>",
-    "<REPO>",
-    "<reponame>",
-    "<|file_sep|>",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,76 +28,64 @@ class SpecialIds:
     add_eos: bool = False
 
 
+class Vocabulary(Protocol):
+    """Text to ids and ids to bytes: `_core.Spm`, `tokenizer_gguf.ByteLevel`, `hf_tokenizer.HfVocabulary`."""
+
+    @property
+    def vocab_size(self) -> int: ...  # noqa: D102
+
+    def encode(self, text: str, parse_special: bool) -> list[int]:
+        """Ids of a text. Raises UnicodeEncodeError for a lone surrogate."""
+
+    def decode(self, ids: Iterable[int], skip_special: bool, at_start: bool = False) -> bytes:
+        """Bytes of ids; at_start: the space that `encode` puts before a text is left out."""
+
+    def token_bytes(self, id: int) -> bytes:
+        """Bytes of one token."""
+
+    def token_type(self, id: int) -> int:
+        """1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte."""
+
+    def find(self, text: str) -> int | None:
+        """Id of the token that the file writes as `text`."""
+
+
 class Tokenizer:
     """Text to token ids and back. Immutable: every method may be called from many threads at once."""
 
     def __init__(
         self,
-        bpe: Bpe,
-        pre: PreTokenizer,
+        vocabulary: Vocabulary,
         special: SpecialIds,
         *,
         end_ids: Iterable[int] = (),
-        add_space_prefix: bool = False,
         chat_template: str | None = None,
     ) -> None:
         """`from_gguf` reads these from a file. end_ids: ends of a generation besides the known names."""
-        self._bpe = bpe
-        self._pre = pre
+        self._vocabulary = vocabulary
         self._special = special
-        self._add_space_prefix = add_space_prefix
         self.chat_template = chat_template  # Jinja source, None where the model has none
         self._chat: ChatTemplate | None = None
-        self.vocab_size: int = bpe.vocab_size
+        self.vocab_size: int = vocabulary.vocab_size
         self.bos_id = special.bos_id
         self.eos_id = special.eos_id
         self.unk_id = special.unk_id
+        self.pad_id = special.pad_id
         self.add_bos = special.add_bos
         self.add_eos = special.add_eos
         # Every token that ends a generation: eos, end of turn, end of message, and the names of such tokens.
-        self.eos_ids: frozenset[int] = _end_ids(bpe, special, end_ids)
+        self.eos_ids: frozenset[int] = named_end_ids(self._find_control, (special.eos_id, *end_ids))
 
     @classmethod
     def from_gguf(cls, gguf: GgufFile) -> Tokenizer:
-        """The tokenizer that a GGUF file describes.
+        """The tokenizer that a GGUF file describes: `tokenizer_gguf.read_tokenizer`."""
+        from lanner.tokenizer_gguf import read_tokenizer
 
-        Raises UnsupportedModelError naming a tokenizer model or pre-tokenizer that is not known,
-        ModelFileError naming the key that is missing, of another type or contradicts another.
-        """
-        model = _require(gguf, "tokenizer.ggml.model")
-        if model != "gpt2":
-            raise UnsupportedModelError(f"{gguf.path}: tokenizer.ggml.model is {model!r}, 'gpt2' was wanted")
-        try:
-            pre = pre_tokenizer(_require(gguf, "tokenizer.ggml.pre"))
-        except UnsupportedModelError as error:
-            raise UnsupportedModelError(f"{gguf.path}: {error}") from None
-        unk_id = _token_id(gguf, "unknown")
-        bpe = Bpe(gguf, list(_END_NAMES), unk_id, pre.ignore_merges)
-        special = SpecialIds(
-            bos_id=_token_id(gguf, "bos"),
-            eos_id=_token_id(gguf, "eos"),
-            unk_id=unk_id,
-            pad_id=_token_id(gguf, "padding"),
-            add_bos=_get(gguf, "tokenizer.ggml.add_bos_token", pre.add_bos),
-            add_eos=_get(gguf, "tokenizer.ggml.add_eos_token", False),
-        )
-        for name, wanted, given in (
-            ("bos", special.add_bos, special.bos_id),
-            ("eos", special.add_eos, special.eos_id),
-        ):
-            if wanted and given is None:
-                raise ModelFileError(
-                    f"{gguf.path}: tokenizer adds a token that tokenizer.ggml.{name}_token_id lacks"
-                )
-        ends = (_token_id(gguf, name) for name in ("eot", "eom"))
-        return cls(
-            bpe,
-            pre,
-            special,
-            end_ids=[id for id in ends if id is not None],
-            add_space_prefix=_get(gguf, "tokenizer.ggml.add_space_prefix", False),
-            chat_template=_get(gguf, "tokenizer.chat_template", "") or None,
-        )
+        return read_tokenizer(gguf)
+
+    def _find_control(self, name: str) -> int | None:
+        id = self._vocabulary.find(name)
+        return id if id is not None and self._vocabulary.token_type(id) == _CONTROL else None
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of `text`.
@@ -144,41 +95,39 @@ class Tokenizer:
         `<|im_end|>` where they are spelled out, else they are plain text; user-defined ones are always read.
         Raises ValueError for a lone surrogate, which has no UTF-8 form.
         """
-        ids: list[int] = []
         try:
-            for part in self._bpe.split(text, parse_special):
-                if isinstance(part, int):
-                    ids.append(part)
-                else:
-                    ids += self._bpe.encode(self._pre.split(self._prefixed(part)))
+            ids = self._vocabulary.encode(text, parse_special)
         except UnicodeEncodeError as error:
             raise ValueError(f"encode: text has a lone surrogate, {error.object[error.start]!r}") from None
-        if add_special and self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+        return self._with_special(ids) if add_special else ids
+
+    def _with_special(self, ids: list[int]) -> list[int]:
+        if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
-        if add_special and self.add_eos and self.eos_id is not None:
+        if self.add_eos and self.eos_id is not None:
             ids.append(self.eos_id)
         return ids
 
-    def _prefixed(self, text: str) -> str:
-        return " " + text if self._add_space_prefix and not text.startswith(" ") else text
-
-    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+    def decode(self, ids: Iterable[int], skip_special: bool = True, continues: bool = False) -> str:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD.
 
         skip_special leaves out control tokens (`<|im_end|>`), which belong to the protocol and not to the
-        text; user-defined tokens are text. `decode(encode(s, False), skip_special=False) == s`, up to the
-        Unicode normalization (NFC) that some models ask for.
+        text; user-defined tokens are text. A SentencePiece model that puts a space before every text loses it
+        again at the start of the ids, unless they continue another text (`continues`), where it is a space
+        between words. `decode(encode(s, False), skip_special=False) == s`, up to the normalization (NFC)
+        that some models ask for and to the space that some put after each special token.
         Raises ValueError naming the id and vocab_size for an id out of range.
         """
-        return self._bpe.decode(ids, skip_special).decode("utf-8", errors="replace")
+        raw = self._vocabulary.decode(ids, skip_special, not continues)
+        return raw.decode("utf-8", errors="replace")
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes that a token stands for. Raises ValueError for an id out of range."""
-        return self._bpe.token_bytes(id)
+        return self._vocabulary.token_bytes(id)
 
-    def stream(self, skip_special: bool = True) -> StreamDecoder:
-        """A decoder of ids that come one at a time; `skip_special` as in `decode`."""
-        return StreamDecoder(self._bpe, skip_special)
+    def stream(self, skip_special: bool = True, continues: bool = False) -> StreamDecoder:
+        """A decoder of ids that come one at a time; the arguments are those of `decode`."""
+        return StreamDecoder(self._vocabulary, skip_special, continues)
 
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **kwargs: Any
@@ -194,8 +143,7 @@ class Tokenizer:
             from lanner.chat_template import ChatTemplate
 
             self._chat = ChatTemplate(self.chat_template)
-        special = self._special
-        names = {"bos": self.bos_id, "eos": self.eos_id, "unk": self.unk_id, "pad": special.pad_id}
+        names = {"bos": self.bos_id, "eos": self.eos_id, "unk": self.unk_id, "pad": self.pad_id}
         tokens = {
             f"{name}_token": self.token_bytes(id).decode("utf-8", errors="replace")
             for name, id in names.items()
@@ -218,51 +166,25 @@ class StreamDecoder:
     For every prefix of every sequence of ids, the pushed pieces and `flush()` together equal `decode` of it.
     """
 
-    def __init__(self, bpe: Bpe, skip_special: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, skip_special: bool, continues: bool = False) -> None:
         """`Tokenizer.stream` makes one for each sequence."""
-        self._bpe = bpe
+        self._vocabulary = vocabulary
         self._skip_special = skip_special
+        self._continues = continues
+        self._at_start = not continues
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, id: int) -> str:
         """The text that this token completes, often "" inside a character of several tokens."""
-        return self._decoder.decode(self._bpe.decode((id,), self._skip_special))
+        raw = self._vocabulary.decode((id,), self._skip_special)
+        if raw and self._at_start:
+            raw = self._vocabulary.decode((id,), self._skip_special, True)
+            self._at_start = False
+        return self._decoder.decode(raw)
 
     def flush(self) -> str:
         """What is left: U+FFFD for a character that never became whole. The decoder starts anew."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
+        self._at_start = not self._continues
         return text
-
-
-def _end_ids(bpe: Bpe, special: SpecialIds, end_ids: Iterable[int]) -> frozenset[int]:
-    found = {name: bpe.find(name) for name in (*_END_NAMES, *_CONTROL_END_NAMES)}
-    ends = {name: id for name, id in found.items() if id is not None and bpe.token_type(id) == _CONTROL}
-    if "<|return|>" in ends and "<|call|>" in ends:
-        ends.pop("<|end|>", None)  # in the harmony format it ends a message, and the turn goes on
-    ids = {*ends.values(), *end_ids}
-    return frozenset(ids if special.eos_id is None else ids | {special.eos_id})
-
-
-def _get(gguf: GgufFile, key: str, default: _Scalar) -> _Scalar:
-    value = gguf.get(key, default)
-    if type(value) is not type(default):
-        raise ModelFileError(f"{gguf.path}: {key} is {value!r:.80}, a {type(default).__name__} was wanted")
-    return value
-
-
-def _require(gguf: GgufFile, key: str) -> str:
-    if not gguf.has(key):
-        raise ModelFileError(f"{gguf.path}: {key} is missing, the tokenizer cannot be known")
-    return _get(gguf, key, "")
-
-
-def _token_id(gguf: GgufFile, name: str) -> int | None:
-    key = f"tokenizer.ggml.{name}_token_id"
-    id = _get(gguf, key, _NO_ID)
-    if id == _NO_ID:
-        return None
-    vocab_size = gguf.array_len("tokenizer.ggml.tokens")
-    if not 0 <= id < vocab_size:
-        raise ModelFileError(f"{gguf.path}: {key} is {id}, vocab_size is {vocab_size}")
-    return id
