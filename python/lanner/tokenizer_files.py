@@ -1,0 +1,34 @@
+"""The tokenizer that lies beside or inside the weights, whatever its kind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lanner._core import GgufFile, ModelFileError
+from lanner.tokenizer import Tokenizer
+
+
+def open_tokenizer(source: GgufFile | str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer of a GGUF file, or of a Hugging Face folder.
+
+    A folder has tokenizer.json, or source.spm, target.spm and vocab.json (Marian), or spiece.model (T5).
+    Raises OSError, ImportError naming the package that a folder needs, ModelFileError naming the file and the
+    key that is wrong or what is missing, UnsupportedModelError naming what is not known.
+    """
+    if isinstance(source, GgufFile):
+        return Tokenizer.from_gguf(source)
+    path = Path(source)
+    if not path.is_dir():
+        return Tokenizer.from_gguf(GgufFile(path))
+    if (path / "tokenizer.json").is_file():
+        from lanner.hf_tokenizer import HfTokenizer
+
+        return HfTokenizer.from_folder(path)
+    if (path / "source.spm").is_file() or (path / "spiece.model").is_file():
+        from lanner.spm_tokenizer import SpmTokenizer
+
+        return SpmTokenizer.from_folder(path)
+    raise ModelFileError(
+        f"{path}: no tokenizer: tokenizer.json was wanted, or source.spm and vocab.json, or spiece.model"
+    )
