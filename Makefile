@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check -q
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oracles test-isa test-neon test-wheel bench bench-program bench-peers dev lint format wheel clean
+.PHONY: help demo test test-oracles test-models test-isa test-neon test-wheel bench bench-program bench-peers dev lint format wheel clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -68,6 +68,9 @@ test-neon: build/aarch64/runner  ## NEON from the cross compiler (g++-aarch64-li
 
 test-oracles: .venv-oracles/installed  ## compares with PyTorch and transformers
 	.venv-oracles/bin/python -m pytest -q -m oracle
+
+test-models: .venv-test/installed  ## the larger models of the catalogue against reference logits; fetches 800 MB
+	LANNER_REQUIRE_MODELS=1 .venv-test/bin/python -m pytest -q -m models
 
 bench: .venv-bench/installed  ## microbenchmarks of lanner.ops, beside NumPy and the limits of the machine
 	.venv-bench/bin/python bench/run.py $(ARGS)

@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, Any
 from lanner.phases import Kind, Value
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from lanner import _core
+    from lanner._builder_rows import Vector
     from lanner.builder import Rope
 
-    Floats = memoryview[float] | npt.NDArray[np.float32]
 
 ORDINARY = {"window": 0, "softcap": 0.0, "causal": True, "cross": False}
 """Options of `attention` that are not written into the list."""
@@ -44,14 +41,14 @@ class AttentionOperations:
             unit: int = -1,
         ) -> None: ...
 
-    def head_norm(self, qkv: Value, q_weight: Floats, k_weight: Floats, eps: float, name: str) -> Value:
+    def head_norm(self, qkv: Value, q_weight: Vector, k_weight: Vector, eps: float, name: str) -> Value:
         """In place, x / sqrt(mean(x^2) + eps) * weight over each query and key head; weights (head_dim,)."""
         out = self._overwrite(qkv, "head_norm", name)
         args = {"qkv": out, "q_weight": q_weight, "k_weight": k_weight, "n_heads": self.n_heads, "eps": eps}
         self._emit("head_norm", name, args, writes=[out], unit=self.head_dim)
         return out
 
-    def qk_norm(self, qkv: Value, q_weight: Floats, k_weight: Floats, eps: float, name: str) -> Value:
+    def qk_norm(self, qkv: Value, q_weight: Vector, k_weight: Vector, eps: float, name: str) -> Value:
         """In place, x / sqrt(mean(x^2) + eps) * weight over all query columns, and over all key columns.
 
         Weights (n_heads * head_dim,) and (n_kv_heads * head_dim,).
@@ -100,7 +97,7 @@ class AttentionOperations:
         window: int = 0,
         softcap: float = 0.0,
         causal: bool = True,
-        bias: Floats | None = None,
+        bias: Vector | None = None,
         cross: bool = False,
     ) -> Value:
         """(T, n_heads * head_dim): attention of the query heads of q over the cache.

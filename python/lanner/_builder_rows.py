@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from lanner import _core
 
 if TYPE_CHECKING:
+    from array import array
+
     import numpy as np
     import numpy.typing as npt
 
     from lanner.phases import Kind, Phase, Value
 
-    Vector = memoryview[float] | npt.NDArray[np.float32]
+    Vector = memoryview[float] | array[float] | npt.NDArray[np.float32]
 
 Function = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh", "sigmoid"]
 """Activation functions; gelu is the exact one, gelu_tanh its approximation."""
@@ -59,9 +61,7 @@ class RowOperations:
         """Like x: factor * x."""
         return self._by_rows("scale", name, {"x": x}, factor=factor)
 
-    def add_positions(
-        self, x: Value, table: memoryview[float] | npt.NDArray[np.float32], offset: int, name: str
-    ) -> Value:
+    def add_positions(self, x: Value, table: Vector, offset: int, name: str) -> Value:
         """Like x: x + table[position + offset] for a table (n, cols) of learned positions.
 
         A step with a position that the table does not have is refused.

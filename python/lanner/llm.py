@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import weakref
@@ -97,13 +96,15 @@ def load(
 
 def _open_tokenizer(checkpoint: Checkpoint) -> tuple[Tokenizer, str]:
     """The tokenizer, and what `info` calls it."""
-    if (gguf := checkpoint.gguf) is not None:
-        from lanner.tokenizer import Tokenizer
+    from lanner.tokenizer_files import open_tokenizer
 
-        name = f"{gguf.get('tokenizer.ggml.model')} ({gguf.get('tokenizer.ggml.pre')})"
-        return Tokenizer.from_gguf(gguf), name
-    module = importlib.import_module("lanner.hf_tokenizer")
-    return module.HfTokenizer.from_folder(checkpoint.folder), "tokenizer.json"
+    if (gguf := checkpoint.gguf) is not None:
+        pre = gguf.get("tokenizer.ggml.pre")
+        name = str(gguf.get("tokenizer.ggml.model")) + (f" ({pre})" if pre else "")
+        return open_tokenizer(gguf), name
+    assert checkpoint.folder is not None
+    tokenizer = open_tokenizer(checkpoint.folder)
+    return tokenizer, type(tokenizer).__name__
 
 
 class Model:

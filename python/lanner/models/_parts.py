@@ -16,10 +16,13 @@ from lanner.weights import Source
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from lanner.builder import Builder, Rope, Vector
+    from lanner._builder_rows import Function, Vector
+    from lanner.builder import Builder, Rope
     from lanner.config import Settings
     from lanner.phases import Value
-    from lanner.weights import HfView, Weights
+    from lanner.weights import Weights
+
+    HfView = Callable[[Any], Any]
 
 _LAYER = "model.layers.{}."
 
@@ -322,7 +325,7 @@ def normed(b: Builder, cfg: DecoderConfig, x: Value, w: LayerNorm, name: str) ->
     return b.layer_norm(x, w.weight, w.bias, cfg.norm_eps, name)
 
 
-def ungated(b: Builder, h: Value, w: Mlp, function: str, *, add_to: Value | None = None) -> Value:
+def ungated(b: Builder, h: Value, w: Mlp, function: Function, *, add_to: Value | None = None) -> Value:
     """An MLP without gate on the normed h."""
     h = b.activate(b.linear(h, w.up, "ffn.up", bias=w.up_bias, by_blocks=True), function, "ffn.act")
     return b.linear(h, w.down, "ffn.down", bias=w.down_bias, add_to=add_to)

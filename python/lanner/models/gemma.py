@@ -15,7 +15,8 @@ from lanner.models import _parts
 from lanner.models._rope import plain, read_rope
 
 if TYPE_CHECKING:
-    from lanner.builder import Builder, Vector
+    from lanner._builder_rows import Vector
+    from lanner.builder import Builder
     from lanner.config import Settings
     from lanner.phases import Value
     from lanner.weights import Weights

@@ -11,7 +11,8 @@ from lanner.models import _parts
 from lanner.weights import Source
 
 if TYPE_CHECKING:
-    from lanner.builder import Builder, Vector
+    from lanner._builder_rows import Vector
+    from lanner.builder import Builder
     from lanner.config import Settings
     from lanner.phases import Value
     from lanner.weights import Weights

@@ -14,7 +14,8 @@ from lanner.models import _parts
 from lanner.models._rope import read_rope
 
 if TYPE_CHECKING:
-    from lanner.builder import Builder, Rope, Vector
+    from lanner._builder_rows import Vector
+    from lanner.builder import Builder, Rope
     from lanner.config import Settings
     from lanner.phases import Value
     from lanner.weights import Weights
