@@ -71,7 +71,8 @@ BAD: dict[str, tuple[Callable[[Contents], None], str, str]] = {
         "llama.block_count is a str, wanted a int",
     ),
     "no layers": (set_key("llama.block_count", 0), FILE, "llama.block_count is 0"),
-    "billions of layers": (set_key("llama.block_count", 2**31 - 1), FILE, f"'blk.{LAYERS}.attn_norm"),
+    "billions of layers": (set_key("llama.block_count", 2**31 - 1), FILE, "wanted 1 to 4096"),
+    "thousands of layers": (set_key("llama.block_count", 4096), FILE, f"'blk.{LAYERS}.attn_norm"),
     "one layer too few": (
         set_key("llama.block_count", LAYERS - 1),
         UNSUPPORTED,
@@ -80,7 +81,7 @@ BAD: dict[str, tuple[Callable[[Contents], None], str, str]] = {
     "heads do not divide": (
         set_key("llama.attention.head_count_kv", 4),
         FILE,
-        "6 heads of 16 over 4 KV heads",
+        "6 heads do not divide into 4 KV heads",
     ),
     "head_dim of 2^30": (
         set_key("llama.attention.key_length", 2**30),
@@ -88,14 +89,14 @@ BAD: dict[str, tuple[Callable[[Contents], None], str, str]] = {
         "has shape (96, 96), the configuration",
     ),
     "rope scaling": (
-        set_key("llama.rope.scaling.type", "yarn"),
+        set_key("llama.rope.scaling.type", "dynamic"),
         UNSUPPORTED,
-        "scaling.type is 'yarn', only 'none'",
+        "scaling.type is 'dynamic', not none, linear, yarn or longrope",
     ),
     "rope factor": (
-        set_key("llama.rope.scaling.factor", 8.0),
-        UNSUPPORTED,
-        "scaling.factor is 8.0, only 1.0",
+        set_key("llama.rope.scaling.factor", 0.0),
+        FILE,
+        "scaling.factor is 0.0, wanted a finite number above 0",
     ),
     "a key that nothing reads": (
         set_key("llama.logit_scale", 2.0),
@@ -103,12 +104,12 @@ BAD: dict[str, tuple[Callable[[Contents], None], str, str]] = {
         "llama.logit_scale is not known",
     ),
     "not causal": (set_key("llama.attention.causal", False), UNSUPPORTED, "causal is False, only True"),
-    "experts by layer": (set_key("llama.expert_count", [0, 0]), UNSUPPORTED, "expert_count is an array"),
+    "experts by layer": (set_key("llama.expert_count", [0, 0]), FILE, "expert_count is a ndarray"),
     "epsilon NaN": (set_key("llama.attention.layer_norm_rms_epsilon", float("nan")), FILE, "epsilon is nan"),
     "negative rope base": (set_key("llama.rope.freq_base", -5.0), FILE, "freq_base is -5.0, wanted a finite"),
     "infinite rope base": (set_key("llama.rope.freq_base", float("inf")), FILE, "freq_base is inf"),
     "context of 2^31": (set_key("llama.context_length", 2**31 - 1), FILE, "wanted 1 to 16777216"),
-    "experts": (set_key("llama.expert_count", 8), UNSUPPORTED, "expert_count is 8, only 0"),
+    "experts": (set_key("llama.expert_count", 8), FILE, "expert_used_count' is missing"),
     "stated vocabulary": (set_key("llama.vocab_size", VOCAB - 1), FILE, f"vocabulary of {VOCAB - 1}"),
     "token list": (set_key("tokenizer.ggml.tokens", ["a"] * (VOCAB + 1)), FILE, f"{VOCAB + 1} tokens"),
     "no embedding": (drop_tensor("token_embd.weight"), FILE, "'token_embd.weight' is missing"),

@@ -16,10 +16,8 @@ from lanner.weights import Source
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from lanner._builder_rows import Function, Vector
-    from lanner.builder import Builder, Rope
+    from lanner._builder_rows import Vector
     from lanner.config import Settings
-    from lanner.phases import Value
     from lanner.weights import Weights
 
     HfView = Callable[[Any], Any]
@@ -43,6 +41,9 @@ HF_NAMES = {
     "blk.{}.ffn_down": f"{_LAYER}mlp.down_proj",
 }
 """The names of Llama, which most architectures kept."""
+
+MAX_LAYERS = 4096
+"""More than any model has; a bound for what a file may claim."""
 
 HF_PREFIX = "model."
 """What a folder that was saved without its head leaves out of its names."""
@@ -70,7 +71,7 @@ def sizes(
         raise _core.ModelFileError(f"{s.source}: {n_heads} heads do not divide into {n_kv_heads} KV heads")
     s.must_equal("attention.value_length", head_dim)
     s.must_equal("attention.causal", True)
-    n_layers = s.positive("block_count")
+    n_layers = s.positive("block_count", most=MAX_LAYERS)
     return {
         "architecture": s.architecture,
         "vocab_size": s.vocab_size(w.shape("token_embd.weight")[0]),
@@ -284,48 +285,3 @@ def head_norms(cfg: DecoderConfig, w: Weights, layer: int, *, plus: float = 0.0)
     """The weights of the norms of query heads and of key heads, (head_dim,) each; `plus` as in `norm`."""
     q, k = (norm(cfg, w, layer, f"attn_{part}_norm", cfg.head_dim, plus=plus) for part in "qk")
     return q, k
-
-
-# --- what is emitted ----------------------------------------------------------------------------------------
-def attend(
-    b: Builder,
-    cfg: DecoderConfig,
-    layer: int,
-    h: Value,
-    w: Attention,
-    rope: Rope | None,
-    *,
-    head_norms: tuple[Vector, Vector] | None = None,
-    softcap: float = 0.0,
-    add_to: Value | None = None,
-) -> Value:
-    """Attention of one layer on the normed h, and its projection; without a rope nothing is rotated."""
-    qkv = b.linear(h, w.qkv, "attn.qkv", bias=w.qkv_bias, by_heads=True)
-    if head_norms:
-        qkv = b.head_norm(qkv, *head_norms, cfg.norm_eps, "attn.head_norm")
-    q = b.rope_append(qkv, layer, rope, "attn.rope") if rope else b.append(qkv, layer, "attn.append")
-    mixed = b.attention(q, layer, cfg.scale, "attn", window=cfg.windows[layer], softcap=softcap)
-    return b.linear(mixed, w.o, "attn.o", bias=w.o_bias, add_to=add_to)
-
-
-def rms_logits(b: Builder, cfg: DecoderConfig, x: Value, w: Ends) -> Value:
-    """Logits (R, vocab_size) of the rows that are wanted, behind an RMS norm."""
-    b.scope = ""
-    return b.linear(b.rms_norm(b.gather_rows(x, "last"), w.norm, cfg.norm_eps, "norm"), w.head, "head")
-
-
-def logits(b: Builder, cfg: DecoderConfig, x: Value, norm: LayerNorm, head: _core.Packed) -> Value:
-    """Logits (R, vocab_size) of the rows that are wanted, behind a layer norm."""
-    b.scope = ""
-    return b.linear(normed(b, cfg, b.gather_rows(x, "last"), norm, "norm"), head, "head")
-
-
-def normed(b: Builder, cfg: DecoderConfig, x: Value, w: LayerNorm, name: str) -> Value:
-    """x behind a layer norm."""
-    return b.layer_norm(x, w.weight, w.bias, cfg.norm_eps, name)
-
-
-def ungated(b: Builder, h: Value, w: Mlp, function: Function, *, add_to: Value | None = None) -> Value:
-    """An MLP without gate on the normed h."""
-    h = b.activate(b.linear(h, w.up, "ffn.up", bias=w.up_bias, by_blocks=True), function, "ffn.act")
-    return b.linear(h, w.down, "ffn.down", bias=w.down_bias, add_to=add_to)

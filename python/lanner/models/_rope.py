@@ -52,8 +52,10 @@ def plain(dims: int, theta: float, factor: float = 1.0) -> array[float]:
 def _from_gguf(s: Settings, w: Weights, dims: int, theta: float) -> Rope:
     theta = s.real("rope.freq_base", theta)
     s.must_equal("rope.dimension_count", dims)
-    kind = s.default("rope.scaling.type", "none")
+    kind = s.default("rope.scaling.type", "linear")
     factor = s.real("rope.scaling.factor", s.real("rope.scale_linear", 1.0))
+    if kind == "none":
+        s.must_equal("rope.scaling.factor", 1.0)
     attention_factor = s.real("rope.scaling.attn_factor", 1.0)
     original = s.positive("rope.scaling.original_context_length", s.positive("context_length"))
     if kind == "yarn":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lanner import _core
 from lanner.builder import Rope
 from lanner.config import DecoderConfig
-from lanner.models import _parts
+from lanner.models import _layers, _parts
 from lanner.models._rope import plain, read_rope
 
 if TYPE_CHECKING:
@@ -135,12 +135,12 @@ def build(b: Builder, cfg: GemmaConfig, w: GemmaWeights) -> Value:
         b.scope = f"L{i:02d}."
         h = b.rms_norm(x, layer.attn_norm, cfg.norm_eps, "attn.norm")
         rope = cfg.local_rope if cfg.windows[i] else cfg.rope
-        h = _parts.attend(
+        h = _layers.attend(
             b, cfg, i, h, layer.attn, rope, head_norms=layer.head_norms, softcap=cfg.attn_softcap
         )
         x = b.add(x, b.rms_norm(h, layer.post_attn_norm, cfg.norm_eps, "attn.post_norm"), "attn.add")
         h = b.rms_norm(x, layer.ffn_norm, cfg.norm_eps, "ffn.norm")
         h = b.linear(b.gate_up(h, layer.gate_up, "ffn.gate_up", function="gelu_tanh"), layer.down, "ffn.down")
         x = b.add(x, b.rms_norm(h, layer.post_ffn_norm, cfg.norm_eps, "ffn.post_norm"), "ffn.add")
-    logits = _parts.rms_logits(b, cfg, x, w.ends)
+    logits = _layers.rms_logits(b, cfg, x, w.ends)
     return b.softcap(logits, cfg.logit_softcap, "softcap") if cfg.logit_softcap else logits

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _parts
+from lanner.models import _layers, _parts
 from lanner.weights import Source
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def build(b: Builder, cfg: DecoderConfig, w: Gpt2Weights) -> Value:
     x = b.add_positions(b.embed(w.tok), w.positions, 0, "embed.positions")
     for i, layer in enumerate(w.layers):
         b.scope = f"L{i:02d}."
-        h = _parts.normed(b, cfg, x, layer.attn_norm, "attn.norm")
-        x = b.add(x, _parts.attend(b, cfg, i, h, layer.attn, None), "attn.add")
-        h = _parts.normed(b, cfg, x, layer.ffn_norm, "ffn.norm")
-        x = b.add(x, _parts.ungated(b, h, layer.mlp, "gelu_tanh"), "ffn.add")
-    return _parts.logits(b, cfg, x, w.norm, w.head)
+        h = _layers.normed(b, cfg, x, layer.attn_norm, "attn.norm")
+        x = b.add(x, _layers.attend(b, cfg, i, h, layer.attn, None), "attn.add")
+        h = _layers.normed(b, cfg, x, layer.ffn_norm, "ffn.norm")
+        x = b.add(x, _layers.ungated(b, h, layer.mlp, "gelu_tanh"), "ffn.add")
+    return _layers.logits(b, cfg, x, w.norm, w.head)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _parts
+from lanner.models import _layers, _parts
 from lanner.models._rope import read_rope
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def build(b: Builder, cfg: GraniteConfig, w: GraniteWeights) -> Value:
     for i, layer in enumerate(w.layers):
         b.scope = f"L{i:02d}."
         h = b.rms_norm(x, layer.attn_norm, cfg.norm_eps, "attn.norm")
-        h = _parts.attend(b, cfg, i, h, layer.attn, cfg.rope)
+        h = _layers.attend(b, cfg, i, h, layer.attn, cfg.rope)
         x = b.add(x, h, "attn.add", factor=cfg.residual_factor)
         h = b.rms_norm(x, layer.ffn_norm, cfg.norm_eps, "ffn.norm")
         h = b.linear(b.gate_up(h, layer.gate_up, "ffn.gate_up"), layer.down, "ffn.down")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _parts, qwen
+from lanner.models import _layers, _parts, qwen
 from lanner.models._rope import read_rope
 from lanner.weights import Source
 
@@ -173,7 +173,7 @@ def build(b: Builder, cfg: MoeConfig, w: MoeWeights) -> Value:
     for i, layer in enumerate(w.layers):
         b.scope = f"L{i:02d}."
         h = b.rms_norm(x, layer.attn_norm, cfg.norm_eps, "attn.norm")
-        h = _parts.attend(b, cfg, i, h, layer.attn, cfg.rope, head_norms=layer.head_norms)
+        h = _layers.attend(b, cfg, i, h, layer.attn, cfg.rope, head_norms=layer.head_norms)
         x = b.add(x, h, "attn.add")
         h = b.rms_norm(x, layer.ffn_norm, cfg.norm_eps, "ffn.norm")
         routed = b.moe(
@@ -184,4 +184,4 @@ def build(b: Builder, cfg: MoeConfig, w: MoeWeights) -> Value:
             gate = b.linear(h, layer.shared.gate, "ffn.shared.gate")
             part = b.gate_up(h, layer.shared.gate_up, "ffn.shared.gate_up")
             x = b.add_gated(x, b.linear(part, layer.shared.down, "ffn.shared.down"), gate, "ffn.shared.add")
-    return _parts.rms_logits(b, cfg, x, w.ends)
+    return _layers.rms_logits(b, cfg, x, w.ends)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _parts
+from lanner.models import _layers, _parts
 from lanner.models._rope import read_rope
 
 if TYPE_CHECKING:
@@ -98,4 +98,4 @@ def build(b: Builder, cfg: Olmo2Config, w: Olmo2Weights) -> Value:
         x = b.add(x, b.rms_norm(h, layer.post_attn_norm, cfg.norm_eps, "attn.post_norm"), "attn.add")
         h = b.linear(b.gate_up(x, layer.gate_up, "ffn.gate_up"), layer.down, "ffn.down")
         x = b.add(x, b.rms_norm(h, layer.post_ffn_norm, cfg.norm_eps, "ffn.post_norm"), "ffn.add")
-    return _parts.rms_logits(b, cfg, x, w.ends)
+    return _layers.rms_logits(b, cfg, x, w.ends)

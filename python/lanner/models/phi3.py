@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _parts
+from lanner.models import _layers, _parts
 from lanner.models._rope import read_rope, rotary_dims
 from lanner.weights import Source
 
@@ -95,7 +95,7 @@ def build(b: Builder, cfg: Phi3Config, w: Phi3Weights) -> Value:
     for i, layer in enumerate(w.layers):
         b.scope = f"L{i:02d}."
         h = b.rms_norm(x, layer.attn_norm, cfg.norm_eps, "attn.norm")
-        x = _parts.attend(b, cfg, i, h, layer.attn, cfg.rope, add_to=x)
+        x = _layers.attend(b, cfg, i, h, layer.attn, cfg.rope, add_to=x)
         h = b.rms_norm(x, layer.ffn_norm, cfg.norm_eps, "ffn.norm")
         x = b.linear(b.gate_up(h, layer.gate_up, "ffn.gate_up"), layer.down, "ffn.down", add_to=x)
-    return _parts.rms_logits(b, cfg, x, w.ends)
+    return _layers.rms_logits(b, cfg, x, w.ends)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _parts
+from lanner.models import _layers, _parts
 from lanner.models._rope import read_rope
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def build(b: Builder, cfg: Starcoder2Config, w: Starcoder2Weights) -> Value:
     x = b.embed(w.tok)
     for i, layer in enumerate(w.layers):
         b.scope = f"L{i:02d}."
-        h = _parts.normed(b, cfg, x, layer.attn_norm, "attn.norm")
-        x = _parts.attend(b, cfg, i, h, layer.attn, cfg.rope, add_to=x)
-        h = _parts.normed(b, cfg, x, layer.ffn_norm, "ffn.norm")
-        x = _parts.ungated(b, h, layer.mlp, "gelu_tanh", add_to=x)
-    return _parts.logits(b, cfg, x, w.norm, w.head)
+        h = _layers.normed(b, cfg, x, layer.attn_norm, "attn.norm")
+        x = _layers.attend(b, cfg, i, h, layer.attn, cfg.rope, add_to=x)
+        h = _layers.normed(b, cfg, x, layer.ffn_norm, "ffn.norm")
+        x = _layers.ungated(b, h, layer.mlp, "gelu_tanh", add_to=x)
+    return _layers.logits(b, cfg, x, w.norm, w.head)
