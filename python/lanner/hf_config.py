@@ -76,6 +76,9 @@ HARMLESS_AT: dict[str, tuple[object, ...]] = {
     "tie_encoder_decoder": (False,),
     "pruned_heads": ({},),
     "decoder_start_token_id": (),
+    "rope_interleaved": (False,),  # pairs of a folder are half-split
+    "use_mrope": (False,),
+    "is_llama_config": (True,),
     "quantization_config": (),
 }
 """Names that every config.json may have, and the values at which they change nothing, null apart."""
