@@ -61,7 +61,7 @@ def test_resolve(root, tmp_path):
     assert catalog.resolve("toy") == root / "cache/models/toy/toy.gguf"
 
 
-@pytest.mark.parametrize("missing", ["gone.gguf", "./gone", "a/gone", "~/gone-too", Path("gone")])
+@pytest.mark.parametrize("missing", ["gone.gguf", "./gone", "a/gone", "gone/", "~/gone-too", Path("gone")])
 def test_resolve_missing_path(missing):
     with pytest.raises(FileNotFoundError, match=r"gone.*: no such file or folder$"):
         catalog.resolve(missing)

@@ -73,7 +73,8 @@ def test_engine_layers_import_downwards() -> None:
     order = ["sequence", "scheduler", "engine", "llm", "cli"]
     for i, name in enumerate(order):
         assert not imports_of(PYTHON / f"{name}.py") & set(order[i + 1 :]), name
-    for name in ("builder", "arena", "weights", "config", "program", "decoder", "tokenizer"):
+    below = ("builder", "arena", "checkpoint", "hf_folder", "hf_config", "safetensors", "weights", "config")
+    for name in (*below, "program", "decoder", "tokenizer"):
         assert not imports_of(PYTHON / f"{name}.py") & ENGINE_SIDE, name
 
 

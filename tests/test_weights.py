@@ -119,6 +119,9 @@ def test_experts_of_a_folder_and_of_a_file(tmp_path: Path) -> None:
         assert np.array_equal(w.packed(*sources).unpack(), experts.reshape(60, 32).astype(np.float32))
         w.finish()
         assert w.n_params == experts.size
+        turned = Source("blk.0.ffn_up_exps.weight", (32, 20), index=1, hf=lambda a: a.T)
+        if w.checkpoint.kind == "hf":
+            assert np.array_equal(w.packed(turned).unpack(), experts[1].T.astype(np.float32))
         with pytest.raises(_core.ModelFileError, match=r"missing|has shape \(3, 20, 32\)"):
             w.packed(Source("blk.0.ffn_up_exps.weight", (20, 32), index=3))
 

@@ -73,7 +73,8 @@ def resolve(
     path = Path(given).expanduser()
     if given and path.exists():
         return path
-    looks_like_path = len(path.parts) > 1 or given.startswith(("~", ".")) or given.endswith(_PATH_SUFFIXES)
+    is_spelled_out = os.sep in given or given.startswith(("~", "."))
+    looks_like_path = is_spelled_out or given.endswith(_PATH_SUFFIXES)
     if looks_like_path or not isinstance(model, str):
         raise FileNotFoundError(f"{given}: no such file or folder")
     raise ValueError(_unknown(given))

@@ -50,7 +50,7 @@ HARMLESS_HF = frozenset({
     "_experts_implementation", "experts_implementation", "gradient_checkpointing", "use_flash_attn",
     "keys_to_ignore_at_inference", "tf_legacy_loss", "base_model_tp_plan", "base_model_pp_plan",
     # Training alone: initial values, dropout, losses.
-    "initializer_range", "initializer_factor", "attention_dropout", "hidden_dropout", "hidden_dropout_prob",
+    "initializer_range", "initializer_factor", "init_std", "attention_dropout", "hidden_dropout", "hidden_dropout_prob",
     "attention_probs_dropout_prob", "dropout", "dropout_rate", "activation_dropout", "classifier_dropout",
     "classifier_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop", "residual_dropout",
     "embedding_dropout", "summary_first_dropout", "encoder_layerdrop", "decoder_layerdrop", "layerdrop",
@@ -58,6 +58,8 @@ HARMLESS_HF = frozenset({
     # Ids of special tokens and labels: the tokenizer and the caller know them, the layers do not.
     "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id",
     "unk_token_id", "id2label", "label2id", "num_labels", "_num_labels", "problem_type", "prefix",
+    # GPT-2's second head, whose tensors a causal model has not.
+    "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
     # Defaults of sampling and search, which a caller states with each request.
     "do_sample", "temperature", "top_k", "top_p", "typical_p", "min_p", "num_beams", "num_beam_groups",
     "diversity_penalty", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",

@@ -112,11 +112,10 @@ class Weights:
 
     def vector(self, source: Source) -> memoryview[float]:
         """A float32 vector or table, such as the weight of a norm; finite."""
-        info, offset = self._take(source)
+        info, shape, offset = self._take(source)
         self._check_format(info, FLOATS)
-        n = math.prod(info.shape) if source.hf else math.prod(source.shape)
         try:
-            values = info.file.floats(offset, n, info.format)
+            values = info.file.floats(offset, math.prod(shape), info.format)
         except _core.ModelFileError:
             raise _core.ModelFileError(
                 f"{self.checkpoint.path}: tensor {info.name!r} holds an infinite or NaN value"
@@ -124,7 +123,7 @@ class Weights:
         if source.hf is not None and self._names is not None:
             import numpy as np
 
-            array = source.hf(np.frombuffer(values, np.float32).reshape(info.shape))
+            array = source.hf(np.frombuffer(values, np.float32).reshape(shape))
             values = self._shaped(source, array.astype(np.float32)).tobytes()
         return memoryview(values).cast("f", source.shape)
 
@@ -186,8 +185,8 @@ class Weights:
         return self._tensors[name]
 
     # --- what a tensor becomes ------------------------------------------------------------------------------
-    def _take(self, source: Source) -> tuple[TensorInfo, int]:
-        """The tensor of a source, whose shape is the wanted one, and where its data starts."""
+    def _take(self, source: Source) -> tuple[TensorInfo, tuple[int, ...], int]:
+        """The tensor of a source, and the shape and offset of its part; the shape is the wanted one."""
         info = self._tensor(self._name(source.name, source.index))
         shape, offset, index = info.shape, info.offset, None
         if source.index is not None and len(shape) == len(source.shape) + 1 and source.index < shape[0]:
@@ -205,17 +204,18 @@ class Weights:
             self.n_params += math.prod(info.shape)
             self.n_bytes_by_format[format] = self.n_bytes_by_format.get(format, 0) + self._packed_bytes(info)
         self._taken.setdefault(info.name, set()).add(index)
-        return info, offset
+        return info, shape, offset
 
     def _part(self, source: Source, keep: bool) -> tuple[Any, int, str, int, int, int, str]:
         """A source as `Packed.from_files` takes it."""
-        info, offset = self._take(source)
+        info, shape, offset = self._take(source)
         self._check_format(info, FLOATS if self._names is not None else _core.array.FORMATS)
         if len(source.shape) != 2:
             raise ValueError(f"packed: {source.name} has shape {source.shape}, wanted a matrix")
         data: Any = info.file
         if source.hf is not None and self._names is not None:
-            data, offset = self._shaped(source, source.hf(self._array(info))), 0
+            data, offset = self._shaped(source, source.hf(self._array(info, shape, offset))), 0
+            info.file.release(info.offset, info.n_bytes)
         interleaved = source.interleaved if self._names is None else 0
         n_rows, k = source.shape
         if source.rows is not None:
@@ -231,12 +231,12 @@ class Weights:
                 f"wanted one of {', '.join(FLOATS)}"
             )
 
-    def _array(self, info: TensorInfo) -> npt.NDArray[Any]:
+    def _array(self, info: TensorInfo, shape: tuple[int, ...], offset: int) -> npt.NDArray[Any]:
         import numpy as np
 
-        self._check_format(info, FLOATS)
-        data = np.frombuffer(info.file.range(info.offset, info.n_bytes), FLOATS[info.format])
-        return data.reshape(info.shape)
+        dtype = np.dtype(FLOATS[info.format])
+        data = np.frombuffer(info.file.range(offset, math.prod(shape) * dtype.itemsize), dtype)
+        return data.reshape(shape)
 
     def _shaped(self, source: Source, array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """The bytes of an array that has the shape of its source."""
@@ -268,4 +268,7 @@ class Weights:
             return False
         a, b = head.file.range(head.offset, head.n_bytes), tok.file.range(tok.offset, tok.n_bytes)
         starts = range(0, head.n_bytes, _COMPARED_BYTES)
-        return all(bytes(a[i : i + _COMPARED_BYTES]) == bytes(b[i : i + _COMPARED_BYTES]) for i in starts)
+        same = all(bytes(a[i : i + _COMPARED_BYTES]) == bytes(b[i : i + _COMPARED_BYTES]) for i in starts)
+        for info in (head, tok):
+            info.file.release(info.offset, info.n_bytes)
+        return same
