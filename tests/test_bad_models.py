@@ -85,8 +85,8 @@ BAD: dict[str, tuple[Callable[[Contents], None], str, str]] = {
     ),
     "head_dim of 2^30": (
         set_key("llama.attention.key_length", 2**30),
-        FILE,
-        "has shape (96, 96), the configuration",
+        UNSUPPORTED,
+        "heads of 1073741824 columns, at most 512 fit",
     ),
     "rope scaling": (
         set_key("llama.rope.scaling.type", "dynamic"),

@@ -45,6 +45,9 @@ HF_NAMES = {
 MAX_LAYERS = 4096
 """More than any model has; a bound for what a file may claim."""
 
+MAX_HEAD_DIM = 512
+"""Columns of a head that the kernels have room for (csrc/ops/kv_cache.h)."""
+
 HF_PREFIX = "model."
 """What a folder that was saved without its head leaves out of its names."""
 
@@ -67,6 +70,8 @@ def sizes(
     n_heads = s.positive("attention.head_count")
     n_kv_heads = s.positive("attention.head_count_kv", n_heads)
     head_dim = s.positive("attention.key_length", hidden_size // n_heads or 1)
+    if head_dim > MAX_HEAD_DIM:
+        raise _core.UnsupportedModelError(f"{s.source}: heads of {head_dim} columns, at most {MAX_HEAD_DIM} fit")
     if n_heads % n_kv_heads:
         raise _core.ModelFileError(f"{s.source}: {n_heads} heads do not divide into {n_kv_heads} KV heads")
     s.must_equal("attention.value_length", head_dim)
