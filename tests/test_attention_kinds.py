@@ -66,7 +66,7 @@ def build(n_threads: int) -> Program:
     b.scope = ""
     logits = b.linear(b.gather_rows(x, "last"), EMBEDDING, "head")
     fill_source(cross_cache, source)
-    return Program(b, logits, b.sample(logits), n_threads, MAX_TOKENS, MAX_TOKENS)
+    return Program(b, [logits, b.sample(logits)], n_threads, MAX_TOKENS, MAX_TOKENS)
 
 
 def tables(n_pages: int) -> np.ndarray:
@@ -108,7 +108,9 @@ def test_every_thread_count_gives_what_the_interpreter_gives() -> None:
         program = build(n_threads)
         for i, (sequences, logits) in enumerate(zip(STEPS, wanted, strict=True)):
             assert program.core.run(make_step(sequences))
-            np.testing.assert_array_equal(program.logits(len(logits)), logits, err_msg=f"{n_threads}, {i}")
+            np.testing.assert_array_equal(
+                program.array(program.kept[0], len(logits)), logits, err_msg=f"{n_threads}, {i}"
+            )
 
 
 def test_prompts_cut_otherwise_and_alone_give_the_same_bits() -> None:
@@ -116,7 +118,7 @@ def test_prompts_cut_otherwise_and_alone_give_the_same_bits() -> None:
     together, alone, rows = build(2), build(3), {}
     for sequences in STEPS:
         assert together.core.run(make_step(sequences))
-        logits, at = together.logits(sum(n for _, n, _ in sequences)), 0
+        logits, at = together.array(together.kept[0], sum(n for _, n, _ in sequences)), 0
         for s, (kv, n, _) in enumerate(sequences):
             for i in range(n):
                 rows[s, kv - n + i] = logits[at + i].copy()
@@ -128,7 +130,7 @@ def test_prompts_cut_otherwise_and_alone_give_the_same_bits() -> None:
             # The sequences before it have one token, so that it has its own pages.
             sequences = [(1, 1, STEPS[-1][o][2]) for o in range(s)] + [(end, end - first, cross)]
             assert alone.core.run(make_step(sequences))
-            logits = alone.logits(s + end - first)
+            logits = alone.array(alone.kept[0], s + end - first)
             for i in range(first, end):
                 np.testing.assert_array_equal(logits[s + i - first], rows[s, i], err_msg=f"{s} at {i}")
 
@@ -149,11 +151,11 @@ def test_one_half_of_a_list_may_be_whole_and_not_causal() -> None:
     x = b.linear(b.attention(q, 0, 0.3, "attn", causal=False), OUT, "o", add_to=x)
     b.append(b.linear(x, KV, "kv", by_heads=True), 0, "keys", cross=True)
     logits = b.linear(b.gather_rows(x, "last"), EMBEDDING, "head")
-    program = Program(b, logits, b.sample(logits), 2, MAX_TOKENS, MAX_TOKENS)
+    program = Program(b, [logits, b.sample(logits)], 2, MAX_TOKENS, MAX_TOKENS)
     step = make_step([(60, 60, 60), (1, 1, 1), (70, 70, 70)])
     wanted = program.interpret(step)["head"]
     assert program.core.run(step)
-    np.testing.assert_array_equal(program.logits(131), wanted)
+    np.testing.assert_array_equal(program.array(program.kept[0], 131), wanted)
     for name, value, message in (
         ("kv_lens", 71, "Program.run: token 61 has position 0 of sequence 2, wanted 1 of 2"),
         ("cross_lens", 69, "Program.run: token 130 has position 69 of sequence 2, wanted one below 69 of 2"),

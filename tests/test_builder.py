@@ -203,7 +203,7 @@ def build(plan: list[Choice], n_threads: int) -> Program:
             values.append(b.rms_norm(x, NORM, EPS, f"{n}.norm"))
     last = b.rms_norm(b.gather_rows(values[-1], "last"), NORM, EPS, "norm")
     logits = b.linear(last, SQUARE["q8_0"], "head")
-    return Program(b, logits, b.sample(logits), n_threads, 8, 8)
+    return Program(b, [logits, b.sample(logits)], n_threads, 8, 8)
 
 
 # Up to four rows every thread has its own copy of a norm, beyond they share the rows: all pairs of the two.
@@ -224,7 +224,7 @@ def test_any_program_gives_what_its_interpreter_gives(
     wanted = build(plan, 1).interpret(step)["head"]
     for _ in range(2):
         assert program.core.run(step)
-        np.testing.assert_array_equal(program.logits(len(rows)), wanted)
+        np.testing.assert_array_equal(program.array(program.kept[0], len(rows)), wanted)
 
 
 def test_a_matmul_its_activation_and_the_codes_of_its_columns_share_a_phase() -> None:

@@ -56,7 +56,7 @@ class Decoder:
         max_memory: int | None = None,
         quantize: str | None = None,
     ) -> None:
-        _check_quantize(quantize)
+        check_quantize(quantize)
         settings = checkpoint.settings
         settings.context = context
         module = models.find(settings)
@@ -65,7 +65,7 @@ class Decoder:
         )
         self.config: DecoderConfig = module.config(settings, weights)
         settings.finish()
-        self.context = _checked_context(self.config, context)
+        self.context = checked_context(self.config.context_length, context)
         self.n_threads = n_threads
         self.kv_dtype = _checked_kv_dtype(kv_dtype)
         self.n_pages = -(-self.context // _core.PAGE_POSITIONS)
@@ -81,10 +81,12 @@ class Decoder:
         max_tokens = min(CHUNK_TOKENS, self.context)
         self.cache = _core.KvCache(self.kv_dtype, c.n_layers, self.n_pages, c.n_kv_heads, c.head_dim)
         builder = Builder(self.cache, c.n_heads, c.head_dim)
-        logits = module.build(builder, c, loaded)  # type: ignore[attr-defined]
-        sampled = builder.sample(logits)
+        self._logits = module.build(builder, c, loaded)  # type: ignore[attr-defined]
+        self._sampled = builder.sample(self._logits)
         max_outputs = min(MAX_OUTPUTS, max_tokens)
-        self.program = Program(builder, logits, sampled, self.n_threads, max_tokens, max_outputs)
+        self.program = Program(
+            builder, [self._logits, self._sampled], self.n_threads, max_tokens, max_outputs
+        )
         self.step = _core.Step(max_tokens, MAX_SEQS, max_outputs, self.n_pages)
 
     # --- steps ----------------------------------------------------------------------------------------------
@@ -102,29 +104,22 @@ class Decoder:
 
     def logits(self, n_outputs: int) -> npt.NDArray[np.float32]:
         """(R, vocab_size) float32 of the last step, a view that the next one overwrites."""
-        return self.program.logits(n_outputs)
+        return self.program.array(self._logits, n_outputs)
 
     def sampled(self, n_outputs: int) -> list[int]:
         """Ids that the last step chose, one for every output."""
-        return self.program.sampled(n_outputs)
+        return self.program.ids(self._sampled, n_outputs)
 
     # --- sizes ----------------------------------------------------------------------------------------------
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights, as packed."""
-        return sum({id(w): w.nbytes for w in self._packed()}.values())
+        return self.program.weight_bytes()
 
     @property
     def weight_bytes_per_token(self) -> int:
         """Bytes of weights that one decode step reads: all but the embedding, of which it reads a row."""
-        return sum({id(w): w.nbytes for w in self._packed(skip="embed")}.values())
-
-    def _packed(self, skip: str = "") -> list[_core.Packed]:
-        return [
-            i.args["weight"]
-            for i in self.program.instructions
-            if i.op != skip and isinstance(i.args.get("weight"), _core.Packed)
-        ]
+        return self.program.weight_bytes(skip="embed")
 
     def _check_memory(self, weight_bytes: int, max_memory: int | None) -> None:
         if max_memory is None:
@@ -154,13 +149,14 @@ def activation_bytes(c: DecoderConfig, n_tokens: int, n_threads: int) -> int:
     )
 
 
-def _checked_context(c: DecoderConfig, context: int | None) -> int:
+def checked_context(most: int, context: int | None) -> int:
+    """The context that a caller asks for, the most that the model was trained for by default."""
     if context is None:
-        return c.context_length
+        return most
     if isinstance(context, bool) or not isinstance(context, int):
         raise TypeError(f"load: context is a {type(context).__name__}, wanted an int")
-    if not 1 <= context <= c.context_length:
-        raise ValueError(f"load: context is {context}, the model was trained for {c.context_length}")
+    if not 1 <= context <= most:
+        raise ValueError(f"load: context is {context}, the model was trained for {most}")
     return context
 
 
@@ -170,6 +166,7 @@ def _checked_kv_dtype(kv_dtype: str) -> str:
     return kv_dtype
 
 
-def _check_quantize(quantize: str | None) -> None:
+def check_quantize(quantize: str | None) -> None:
+    """Raises ValueError for a format that weights cannot be given."""
     if quantize is not None and quantize not in QUANTIZE:
         raise ValueError(f"load: quantize is {quantize!r:.80}, wanted one of {', '.join(QUANTIZE)}, or None")

@@ -10,6 +10,8 @@ from lanner.builder import Builder, Instruction
 from lanner.phases import Place, Value
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import numpy.typing as npt
 
@@ -22,7 +24,7 @@ class Program:
 
     Args:
         builder: the instructions, in the order in which they run.
-        logits, sampled: the values that are read after a run.
+        kept: the values that are read after a run.
         n_threads: threads of every run; further copies of replicable values are reserved for them.
         max_tokens, max_outputs: the largest step.
     """
@@ -30,18 +32,17 @@ class Program:
     def __init__(
         self,
         builder: Builder,
-        logits: Value,
-        sampled: Value,
+        kept: Sequence[Value],
         n_threads: int,
         max_tokens: int,
         max_outputs: int,
     ) -> None:
         self.instructions = builder.instructions
-        self.logits_place, self.sampled_place = logits.place, sampled.place
+        self.kept = tuple(kept)
         self._rows = {"tokens": max_tokens, "outputs": max_outputs}
         n_phases = builder.instructions[-1].phase + 1
-        for place in (logits.place, sampled.place):
-            place.last = n_phases  # outlives the run
+        for value in kept:
+            value.place.last = n_phases  # outlives the run
         self._slots, n_bytes = self._lay_out(builder.places, n_threads)
         self.core = _core.Program(n_bytes, n_threads, max_tokens, max_outputs)
         for i in self.instructions:
@@ -67,13 +68,18 @@ class Program:
         }
         return slots, n_bytes
 
-    def logits(self, n_outputs: int) -> npt.NDArray[np.float32]:
-        """(R, vocab_size) float32, a view that the next run overwrites."""
-        return self.core.view(self._slots[self.logits_place], n_outputs)
+    def array(self, kept: Value, n_rows: int) -> npt.NDArray[np.float32]:
+        """The first rows (n_rows, cols) of a kept float32 value, a view that the next run overwrites."""
+        return self.core.view(self._slots[kept.place], n_rows)
 
-    def sampled(self, n_outputs: int) -> list[int]:
-        """Token ids that the last run chose, one for every output."""
-        return self.core.read_ids(self._slots[self.sampled_place], n_outputs)
+    def ids(self, kept: Value, n_rows: int) -> list[int]:
+        """The first rows of a kept value of token ids."""
+        return self.core.read_ids(self._slots[kept.place], n_rows)
+
+    def weight_bytes(self, skip: str = "") -> int:
+        """Bytes of all weights, as packed, but for those that only the operation `skip` reads."""
+        packed = (i.args.get("weight") for i in self.instructions if i.op != skip)
+        return sum({id(w): w.nbytes for w in packed if isinstance(w, _core.Packed)}.values())
 
     def dump(self, step: _core.Step | None = None) -> str:
         """A line per instruction: name, operation, bytes, FLOPs and shapes of a step (default: one token)."""
