@@ -105,6 +105,10 @@ class Settings:
         if not self.is_gguf:
             self._values.use(hf_keys, hf_defaults, ignored)  # type: ignore[attr-defined]
 
+    def name(self, key: str) -> str:
+        """What the source calls a key, for errors."""
+        return self._values.name(key)
+
     def has(self, key: str) -> bool:
         """Whether the source states the key. This does not count as reading it."""
         return self._values.find(key) is not None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lanner.decoder import Decoder
+    from lanner.encoder import Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +35,16 @@ class ModelInfo:
     n_threads: int
 
 
-def describe(decoder: Decoder, tokenizer_name: str) -> ModelInfo:
-    """The description of a decoder and its tokenizer."""
-    c = decoder.config
+def describe(model: Decoder | Encoder, tokenizer_name: str) -> ModelInfo:
+    """The description of a model and its tokenizer."""
+    c = model.config
     return ModelInfo(
         architecture=c.architecture,
-        n_params=decoder.n_params,
-        formats=dict(decoder.formats),
-        weight_bytes_per_token=decoder.weight_bytes_per_token,
+        n_params=model.n_params,
+        formats=dict(model.formats),
+        weight_bytes_per_token=model.weight_bytes_per_token,
         context_length=c.context_length,
-        context=decoder.context,
+        context=model.context,
         vocab_size=c.vocab_size,
         hidden_size=c.hidden_size,
         n_layers=c.n_layers,
@@ -51,5 +52,5 @@ def describe(decoder: Decoder, tokenizer_name: str) -> ModelInfo:
         n_kv_heads=c.n_kv_heads,
         head_dim=c.head_dim,
         tokenizer=tokenizer_name,
-        n_threads=decoder.n_threads,
+        n_threads=model.n_threads,
     )

@@ -20,6 +20,7 @@ from lanner.prompts import PromptReader, is_list_of_prompts
 from lanner.result import Chunk, GenerationResult
 from lanner.sampling import SamplingParams, check_keywords, merged
 from lanner.sequence import Generation, Scoring, token_loss
+from lanner.text_reader import TextReader
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,16 +78,29 @@ def load(
             raise ValueError(f"load: {name} is {value!r:.80}, wanted a whole number of at least 1, or None")
     if threads is not None and threads > _core.MAX_THREADS:
         raise ValueError(f"load: threads is {threads}, wanted at most {_core.MAX_THREADS}")
-    from lanner import catalog
+    from lanner import catalog, models
     from lanner.checkpoint import open_checkpoint
     from lanner.decoder import Decoder
 
     checkpoint = open_checkpoint(catalog.resolve(model))
     tokenizer, name = _open_tokenizer(checkpoint)
+    n_threads = threads or min(default_threads()[0], _core.MAX_THREADS)
+    if models.is_encoder(checkpoint.settings):
+        from lanner.embedding import open_encoder
+
+        return open_encoder(
+            checkpoint,
+            tokenizer,
+            name,
+            context=context,
+            n_threads=n_threads,
+            max_memory=max_memory,
+            quantize=quantize,
+        )
     decoder = Decoder(
         checkpoint,
         context=context,
-        n_threads=threads or min(default_threads()[0], _core.MAX_THREADS),
+        n_threads=n_threads,
         kv_dtype=kv_dtype,
         max_memory=max_memory,
         quantize=quantize,
@@ -107,7 +121,7 @@ def _open_tokenizer(checkpoint: Checkpoint) -> tuple[Tokenizer, str]:
     return tokenizer, type(tokenizer).__name__
 
 
-class Model:
+class Model(TextReader):
     """A loaded model. Every method may be called from any thread; requests are served in order.
 
     A prompt is a text, encoded with the special tokens that it spells out and those that the file adds, or

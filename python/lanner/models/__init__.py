@@ -49,10 +49,19 @@ HF = {
 }
 """By `model_type` of a Hugging Face folder."""
 
+ENCODERS = {
+    "bert": "bert",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
+    "camembert": "roberta",
+    "distilbert": "distilbert",
+}
+"""By `model_type` of a Hugging Face folder: models that read whole texts and continue none."""
+
 
 def find(s: Settings) -> ModuleType:
     """The module of an architecture; UnsupportedModelError naming it where there is none."""
-    known = GGUF if s.is_gguf else HF
+    known = GGUF if s.is_gguf else HF | ENCODERS
     if s.architecture not in known:
         raise _core.UnsupportedModelError(
             f"{s.source}: architecture {s.architecture!r:.80} is not supported, only {', '.join(known)}"
@@ -61,6 +70,11 @@ def find(s: Settings) -> ModuleType:
     if s.is_gguf and name == "llama" and s.default("expert_count", 0):
         name = "moe"  # Mixtral calls itself llama
     return importlib.import_module(f"lanner.models.{name}")
+
+
+def is_encoder(s: Settings) -> bool:
+    """Whether the module of an architecture is that of an encoder."""
+    return not s.is_gguf and s.architecture in ENCODERS
 
 
 def hf_names(module: ModuleType, s: Settings) -> dict[str, str]:

@@ -1,0 +1,109 @@
+"""From a vector for every token to one for a text, by what a sentence-transformers folder says about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lanner import _core
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+POOLINGS = ("mean", "cls")
+"""The mean of all tokens, special ones too, or the first token."""
+
+_MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+_MAX_JSON_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """What a folder says: how tokens become one vector, whether it gets length 1.
+
+    `unsupported` says what is wanted that is not known here, "" where there is nothing.
+    """
+
+    mode: str = "mean"
+    normalise: bool = False
+    unsupported: str = ""
+
+
+def read_pooling(folder: Path | None) -> Pooling:
+    """From modules.json and the configuration of its Pooling module; means where there is no such file.
+
+    Raises ModelFileError for files that are malformed.
+    """
+    if folder is None or not (folder / "modules.json").exists():
+        return Pooling()
+    mode, normalise, unsupported = "mean", False, ""
+    for kind, path in _modules(folder / "modules.json"):
+        if kind == "Pooling":
+            found = _mode(folder / path / "config.json")
+            mode, unsupported = (found, unsupported) if found in POOLINGS else (mode, f"{path}: {found}")
+        elif kind == "Normalize":
+            normalise = True
+        elif kind != "Transformer":
+            unsupported = f"modules.json: a {kind} module"
+    return Pooling(mode, normalise, unsupported)
+
+
+def _modules(path: Path) -> Iterator[tuple[str, str]]:
+    """The last name of each module's class, and its folder."""
+    modules = _read(path)
+    if not isinstance(modules, list):
+        raise _core.ModelFileError(f"{path}: is no list of modules")
+    for module in modules:
+        found = module if isinstance(module, dict) else {}
+        kind, where = found.get("type"), found.get("path")
+        if not isinstance(kind, str) or not isinstance(where, str) or not _is_name(where):
+            raise _core.ModelFileError(f"{path}: {module!r:.80} is no module with a type and a folder")
+        yield kind.rpartition(".")[2], where
+
+
+def _is_name(where: str) -> bool:
+    """Whether a path is that of the folder itself or of one inside: what a file states must not lead out."""
+    return Path(where).name == where and where != ".." and "\0" not in where
+
+
+def _mode(path: Path) -> str:
+    """The one mode that is switched on, several joined by "+"."""
+    config = _read(path)
+    if not isinstance(config, dict):
+        raise _core.ModelFileError(f"{path}: is no object")
+    named = config.get("pooling_mode")
+    if isinstance(named, str):
+        return named
+    modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on is True]
+    return "+".join(_MODES.get(name, name.removeprefix("pooling_mode_")) for name in modes) or "none"
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise _core.ModelFileError(f"{path}: has more than {_MAX_JSON_BYTES} bytes")
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise _core.ModelFileError(f"{path}: is missing, modules.json names its folder") from None
+    except (ValueError, RecursionError) as error:
+        raise _core.ModelFileError(f"{path}: {error!s:.200}") from None
+
+
+def pool(rows: npt.NDArray[np.float32], mode: str) -> npt.NDArray[np.float64]:
+    """(hidden_size,) of the rows (tokens, hidden_size) of one text."""
+    import numpy as np
+
+    vector: npt.NDArray[np.float64]
+    vector = rows[0].astype(np.float64) if mode == "cls" else rows.mean(axis=0, dtype=np.float64)
+    return vector
+
+
+def normalised(vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The vector at length 1; zeros stay zeros."""
+    import numpy as np
+
+    return vector / max(float(np.sqrt((vector * vector).sum())), 1e-12)

@@ -1,0 +1,81 @@
+"""What models that read whole texts do with them; other models refuse it by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, overload
+
+from lanner import _core
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from lanner.info import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """What a model says about a text.
+
+    `scores` has every label with its probability: together they are 1 where one label is right, each stands
+    for itself where several can be (problem_type "multi_label_classification"). A model of one label, and one
+    of problem_type "regression", gives the bare numbers of its head. `label` has the highest score.
+    """
+
+    label: str
+    score: float
+    scores: Mapping[str, float]
+
+
+class TextReader:
+    """Vectors and labels of texts. Encoders have them; a model that is none raises UnsupportedModelError."""
+
+    _info: ModelInfo
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        pooling: str | None = None,
+        normalise: bool | None = None,
+        truncate: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """Vectors of texts: float32 (len(texts), hidden_size), for a lone text (hidden_size,).
+
+        A text's vector does not depend on the texts beside it or on the number of threads, to the last bit.
+
+        Args:
+            texts: one text, or several.
+            pooling: "mean" of the last hidden states of all tokens, or "cls", that of the first; by default
+                what the folder's modules.json says, and "mean" where there is none.
+            normalise: whether vectors get length 1; by default what modules.json says, and False.
+            truncate: cut texts that are longer than the model's positions, and keep their special tokens; by
+                default they are a ValueError.
+
+        Raises:
+            ValueError: an argument.
+            UnsupportedModelError: the model is no encoder, or its modules.json asks for another pooling or
+                for further layers and `pooling` does not take its place.
+            RuntimeError: the model is closed.
+        """
+        self._refuse_to_read("embed")
+
+    @overload
+    def classify(  # type: ignore[overload-overlap]  # a str is also a sequence of str
+        self, texts: str, *, truncate: bool = False
+    ) -> Classification: ...
+    @overload
+    def classify(self, texts: Sequence[str], *, truncate: bool = False) -> list[Classification]: ...
+    def classify(self, texts: Any, *, truncate: bool = False) -> Classification | list[Classification]:
+        """What the model says about a text; for several texts, a list in their order.
+
+        Args, errors: as `embed`; UnsupportedModelError for a model without a head that classifies.
+        """
+        self._refuse_to_read("classify")
+
+    def _refuse_to_read(self, method: str) -> NoReturn:
+        raise _core.UnsupportedModelError(
+            f"{method}: {self._info.architecture!r} is a decoder, an encoder such as 'bert' is wanted"
+        )
