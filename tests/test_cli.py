@@ -228,7 +228,7 @@ def test_first_use_pulls_and_names_source_and_licence(model, tmp_path, monkeypat
 def test_list(model, capsys):
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines()] == ["smollm2"]
+    assert [line.split()[0] for line in out.splitlines()] == ["smollm2", "minilm"]
     assert "93 MB to pull" in out
     assert "Apache-2.0" in out
 
@@ -255,14 +255,14 @@ def test_version_and_light_start(env):
 
 def test_a_model_that_this_version_cannot_run_is_not_downloaded(env):
     child = subprocess.run(
-        [sys.executable, "-m", "lanner", "run", "minilm", "hi"],
+        [sys.executable, "-m", "lanner", "run", "gemma3-270m", "hi"],
         env=env,
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert (child.returncode, child.stdout) == (1, "")
-    assert child.stderr == "lanner run: minilm needs BERT encoders, which this version does not have\n"
+    assert child.stderr.startswith("lanner run: gemma3-270m needs the gemma3 architecture and Q4_K weights")
 
 
 def test_an_instruction_set_that_cannot_run_is_one_line(env, tmp_path):

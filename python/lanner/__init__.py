@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from lanner.llm import Model, load
     from lanner.result import Chunk, GenerationResult
     from lanner.sampling import SamplingParams
+    from lanner.text_reader import Classification
 
     __version__: str
 
 __all__ = [
     "Cancelled",
     "Chunk",
+    "Classification",
     "DeviceError",
     "GenerationResult",
     "Handle",
@@ -66,6 +68,7 @@ _HOMES = {
     "llm": ("Model", "load"),
     "result": ("Chunk", "GenerationResult"),
     "sampling": ("SamplingParams",),
+    "text_reader": ("Classification",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

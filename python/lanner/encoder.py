@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core, models
 from lanner.builder import Builder
-from lanner.decoder import check_quantize, checked_context
+from lanner.decoder import checked_context, checked_quantize
 from lanner.program import Program
 from lanner.weights import Weights
 
@@ -58,7 +58,7 @@ class Encoder:
         max_memory: int | None = None,
         quantize: str | None = None,
     ) -> None:
-        check_quantize(quantize)
+        checked_quantize(quantize)
         settings = checkpoint.settings
         module = models.find(settings)
         weights = Weights(

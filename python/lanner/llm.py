@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Unpack
 
-    from lanner.checkpoint import Checkpoint
     from lanner.decoder import Decoder
     from lanner.program import Program
     from lanner.prompts import TokenIds
@@ -81,44 +80,21 @@ def load(
     from lanner import catalog, models
     from lanner.checkpoint import open_checkpoint
     from lanner.decoder import Decoder
+    from lanner.tokenizer_files import tokenizer_of
 
     checkpoint = open_checkpoint(catalog.resolve(model))
-    tokenizer, name = _open_tokenizer(checkpoint)
-    n_threads = threads or min(default_threads()[0], _core.MAX_THREADS)
+    tokenizer, name = tokenizer_of(checkpoint)
+    options: dict[str, Any] = {
+        "context": context,
+        "n_threads": threads or min(default_threads()[0], _core.MAX_THREADS),
+        "max_memory": max_memory,
+        "quantize": quantize,
+    }
     if models.is_encoder(checkpoint.settings):
         from lanner.embedding import open_encoder
 
-        return open_encoder(
-            checkpoint,
-            tokenizer,
-            name,
-            context=context,
-            n_threads=n_threads,
-            max_memory=max_memory,
-            quantize=quantize,
-        )
-    decoder = Decoder(
-        checkpoint,
-        context=context,
-        n_threads=n_threads,
-        kv_dtype=kv_dtype,
-        max_memory=max_memory,
-        quantize=quantize,
-    )
-    return Model(decoder, tokenizer, tokenizer_name=name)
-
-
-def _open_tokenizer(checkpoint: Checkpoint) -> tuple[Tokenizer, str]:
-    """The tokenizer, and what `info` calls it."""
-    from lanner.tokenizer_files import open_tokenizer
-
-    if (gguf := checkpoint.gguf) is not None:
-        pre = gguf.get("tokenizer.ggml.pre")
-        name = str(gguf.get("tokenizer.ggml.model")) + (f" ({pre})" if pre else "")
-        return open_tokenizer(gguf), name
-    assert checkpoint.folder is not None
-    tokenizer = open_tokenizer(checkpoint.folder)
-    return tokenizer, type(tokenizer).__name__
+        return open_encoder(checkpoint, tokenizer, name, **options)
+    return Model(Decoder(checkpoint, kv_dtype=kv_dtype, **options), tokenizer, tokenizer_name=name)
 
 
 class Model(TextReader):

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lanner._core import GgufFile, ModelFileError
 from lanner.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from lanner.checkpoint import Checkpoint
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> tuple[Tokenizer, str]:
+    """The tokenizer of an opened model, and what `info` calls it; errors as `open_tokenizer`."""
+    if (gguf := checkpoint.gguf) is not None:
+        pre = gguf.get("tokenizer.ggml.pre")
+        name = str(gguf.get("tokenizer.ggml.model")) + (f" ({pre})" if pre else "")
+        return open_tokenizer(gguf), name
+    assert checkpoint.folder is not None
+    tokenizer = open_tokenizer(checkpoint.folder)
+    return tokenizer, type(tokenizer).__name__
 
 
 def open_tokenizer(source: GgufFile | str | os.PathLike[str]) -> Tokenizer:
