@@ -20,6 +20,7 @@ CONFIG, TENSORS = folder_contents(MODELS["heads_of_20"])
 NORM, DOWN, Q = (
     f"model.layers.1.{name}.weight" for name in ("input_layernorm", "mlp.down_proj", "self_attn.q_proj")
 )
+L2 = "model.layers.2.input_layernorm.weight"
 SHARDS = [f"model-{i + 1:05d}-of-00002.safetensors" for i in range(2)]
 HOME = list(TENSORS).index(NORM) % 2  # tensors lie in the shards in turn
 OWN, OTHER = SHARDS[HOME], SHARDS[1 - HOME]
@@ -168,11 +169,8 @@ BAD: dict[str, tuple[Change, str, str]] = {
     "no layers": (config(num_hidden_layers=0), FILE, "num_hidden_layers is 0, wanted 1 to"),
     "negative heads": (config(num_attention_heads=-6), FILE, "num_attention_heads is -6, wanted 1 to"),
     "2^40 layers": (config(num_hidden_layers=2**40), FILE, "num_hidden_layers is 1099511627776, wanted 1 to"),
-    "2^31 - 1 layers": (
-        config(num_hidden_layers=2**31 - 1),
-        FILE,
-        "'model.layers.2.input_layernorm.weight' is missing",
-    ),
+    "2^31 - 1 layers": (config(num_hidden_layers=2**31 - 1), FILE, "2147483647, wanted 1 to 4096"),
+    "4096 layers": (config(num_hidden_layers=4096), FILE, f"{L2!r} is missing"),
     "head_dim of 2^30": (config(head_dim=2**30), FILE, "the configuration wants (6442450944, 96)"),
     "a layer too few": (config(num_hidden_layers=1), UNSUPPORTED, "does not use, such as 'model.layers.1."),
     "epsilon of 10^400": (

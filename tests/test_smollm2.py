@@ -204,8 +204,8 @@ def test_importing_loads_next_to_nothing():
 def test_text_needs_neither_numpy_nor_json(smollm2_path):
     """Each costs a cold start tens of milliseconds, and a GGUF file's text wants none."""
     code = (
-        "import sys, lanner; model = lanner.load(sys.argv[1]); assert model.generate('Hello', max_tokens=2).text; "
-        "print(*{'numpy', 'json'} & set(sys.modules))"
+        "import sys, lanner; model = lanner.load(sys.argv[1]); "
+        "assert model.generate('Hello', max_tokens=2).text; print(*{'numpy', 'json'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(smollm2_path)], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")

@@ -50,7 +50,8 @@ HARMLESS_HF = frozenset({
     "_experts_implementation", "experts_implementation", "gradient_checkpointing", "use_flash_attn",
     "keys_to_ignore_at_inference", "tf_legacy_loss", "base_model_tp_plan", "base_model_pp_plan",
     # Training alone: initial values, dropout, losses.
-    "initializer_range", "initializer_factor", "init_std", "attention_dropout", "hidden_dropout", "hidden_dropout_prob",
+    "initializer_range", "initializer_factor", "init_std", "attention_dropout", "hidden_dropout",
+    "hidden_dropout_prob",
     "attention_probs_dropout_prob", "dropout", "dropout_rate", "activation_dropout", "classifier_dropout",
     "classifier_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop", "residual_dropout",
     "embedding_dropout", "summary_first_dropout", "encoder_layerdrop", "decoder_layerdrop", "layerdrop",
