@@ -47,7 +47,7 @@ def test_data_is_consistent():
             digests = [file.sha256, *(part.sha256 for part in file.parts)]
             assert all(len(bytes.fromhex(digest)) == 32 for digest in digests)
             assert len(file.parts) > 1 or file.parts[0].sha256 == file.sha256
-    assert [entry.name for entry in catalog.listed()] == ["smollm2", "minilm"]
+    assert [entry.name for entry in catalog.listed()] == ["smollm2", "gemma3-270m", "minilm"]
     assert catalog.find("qwen2.5-coder-0.5b") is not None
 
 

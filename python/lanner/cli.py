@@ -83,8 +83,6 @@ def _one_line(error: BaseException) -> str:
 def _path(name: str) -> Path:
     """The path of a model, pulled now if it is in the catalogue and not in the cache."""
     entry = catalog.find(name)
-    if entry and entry.needs:
-        raise ValueError(f"{entry.name} needs {entry.needs}, which this version does not have")
     return pull(entry) if entry and catalog.local_path(entry) is None else catalog.resolve(name)
 
 
@@ -223,21 +221,9 @@ def _pull(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    with _opened(args) as model:
-        info = model.info()
-    formats = ", ".join(f"{name} {n_bytes / 1e6:.1f} MB" for name, n_bytes in info.formats.items())
-    heads = f"{info.n_heads} of {info.head_dim}, {info.n_kv_heads} for keys and values"
-    for label, value in (
-        ("architecture", info.architecture),
-        ("parameters", f"{info.n_params / 1e6:.1f} million"),
-        ("weights", formats),
-        ("bytes per token", f"{info.weight_bytes_per_token / 1e6:.1f} MB"),
-        ("context", f"{info.context_length} tokens"),
-        ("vocabulary", info.vocab_size),
-        ("layers", f"{info.n_layers}, hidden size {info.hidden_size}"),
-        ("heads", heads),
-        ("tokenizer", info.tokenizer),
-    ):
+    from lanner._info import info_lines
+
+    for label, value in info_lines(_path(args.model)):
         print(f"{label:<16} {value}")
     return 0
 

@@ -8,7 +8,7 @@ from lanner import _core, models
 from lanner.builder import Builder
 from lanner.checkpoint import Checkpoint
 from lanner.config import DecoderConfig
-from lanner.program import Program
+from lanner.program import Program, weight_bytes, weight_bytes_per_token
 from lanner.weights import QUANTIZE, Weights
 
 if TYPE_CHECKING:
@@ -114,12 +114,12 @@ class Decoder:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights, as packed."""
-        return self.program.weight_bytes()
+        return weight_bytes(self.program.instructions)
 
     @property
     def weight_bytes_per_token(self) -> int:
-        """Bytes of weights that one decode step reads: all but the embedding, of which it reads a row."""
-        return self.program.weight_bytes(skip="embed")
+        """Bytes of weights that one decode step reads."""
+        return weight_bytes_per_token(self.program.instructions)
 
     def _check_memory(self, weight_bytes: int, max_memory: int | None) -> None:
         if max_memory is None:

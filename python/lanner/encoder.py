@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lanner import _core, models
 from lanner.builder import Builder
 from lanner.decoder import checked_context, checked_quantize
-from lanner.program import Program
+from lanner.program import Program, weight_bytes_per_token
 from lanner.weights import Weights
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Encoder:
     @property
     def weight_bytes_per_token(self) -> int:
         """Bytes of weights that a step reads whole: all but the embedding."""
-        return self.program.weight_bytes(skip="embed")
+        return weight_bytes_per_token(self.program.instructions)
 
     def _check_memory(self, weight_bytes: int, max_memory: int | None) -> None:
         if max_memory is None:

@@ -39,34 +39,11 @@ class Program:
     ) -> None:
         self.instructions = builder.instructions
         self.kept = tuple(kept)
-        self._rows = {"tokens": max_tokens, "outputs": max_outputs}
-        n_phases = builder.instructions[-1].phase + 1
-        for value in kept:
-            value.place.last = n_phases  # outlives the run
-        self._slots, n_bytes = self._lay_out(builder.places, n_threads)
+        self._slots, n_bytes = lay_out(builder, kept, n_threads, max_tokens, max_outputs)
         self.core = _core.Program(n_bytes, n_threads, max_tokens, max_outputs)
         for i in self.instructions:
             values = {k: self._slots[v.place] if isinstance(v, Value) else v for k, v in i.args.items()}
             self.core.add(i.op, i.name, values, i.barrier)
-
-    def _lay_out(self, places: list[Place], n_threads: int) -> tuple[dict[Place, _core.Slot], int]:
-        spans, copies = [], []
-        for place in places:
-            row_bytes = place.cols * ITEM_BYTES[place.dtype]
-            shared = _lines(row_bytes * self._rows[place.kind])
-            copy = (
-                _lines(row_bytes * min(_core.REPLICATED_ROWS, self._rows[place.kind]))
-                if place.replicable
-                else 0
-            )
-            copies.append((shared, copy))
-            spans.append(Span(shared + copy * (n_threads - 1), place.first, place.last))
-        n_bytes = assign(spans)
-        slots = {
-            place: _core.Slot(span.offset, place.dtype, place.cols, place.kind, shared if copy else 0, copy)
-            for place, span, (shared, copy) in zip(places, spans, copies, strict=True)
-        }
-        return slots, n_bytes
 
     def array(self, kept: Value, n_rows: int) -> npt.NDArray[np.float32]:
         """The first rows (n_rows, cols) of a kept float32 value, a view that the next run overwrites."""
@@ -75,11 +52,6 @@ class Program:
     def ids(self, kept: Value, n_rows: int) -> list[int]:
         """The first rows of a kept value of token ids."""
         return self.core.read_ids(self._slots[kept.place], n_rows)
-
-    def weight_bytes(self, skip: str = "") -> int:
-        """Bytes of all weights, as packed, but for those that only the operation `skip` reads."""
-        packed = (i.args.get("weight") for i in self.instructions if i.op != skip)
-        return sum({id(w): w.nbytes for w in packed if isinstance(w, _core.Packed)}.values())
 
     def dump(self, step: _core.Step | None = None) -> str:
         """A line per instruction: name, operation, bytes, FLOPs and shapes of a step (default: one token)."""
@@ -111,6 +83,53 @@ class Program:
             values = {k: arrays[v.place] if isinstance(v, Value) else v for k, v in i.args.items()}
             getattr(_core.ops, i.op)(step, **values)
         return {place.name: buffer.array for place, buffer in arrays.items()}
+
+
+def weight_bytes(instructions: Sequence[Instruction]) -> int:
+    """Bytes of all weights, as packed."""
+    return sum({id(w): w.nbytes for i in instructions if (w := _weight(i)) is not None}.values())
+
+
+def weight_bytes_per_token(instructions: Sequence[Instruction]) -> int:
+    """Bytes of weights that one token reads: of the embedding a row, of experts those it goes to."""
+    read: dict[int, int] = {}
+    for i in instructions:
+        w = _weight(i)
+        if w is None or i.op == "embed":
+            continue
+        share = i.args["ids"].cols / i.args["n_experts"] if "n_experts" in i.args else 1
+        read[id(w)] = round(w.nbytes * share)
+    return sum(read.values())
+
+
+def _weight(i: Instruction) -> Any:
+    """The packed weight of an instruction, or a plan of one; norms have a vector by that name."""
+    w = i.args.get("weight")
+    return w if hasattr(w, "segment_rows") else None
+
+
+def lay_out(
+    builder: Builder, kept: Sequence[Value], n_threads: int, max_tokens: int, max_outputs: int
+) -> tuple[dict[Place, _core.Slot], int]:
+    """Where every value of a program lies in its arena, and the bytes of that; arguments as in Program."""
+    rows = {"tokens": max_tokens, "outputs": max_outputs}
+    n_phases = builder.instructions[-1].phase + 1
+    for value in kept:
+        value.place.last = n_phases  # outlives the run
+    spans, copies = [], []
+    for place in builder.places:
+        row_bytes = place.cols * ITEM_BYTES[place.dtype]
+        shared = _lines(row_bytes * rows[place.kind])
+        n_copied = min(_core.REPLICATED_ROWS, rows[place.kind]) if place.replicable else 0
+        copy = _lines(row_bytes * n_copied)
+        copies.append((shared, copy))
+        spans.append(Span(shared + copy * (n_threads - 1), place.first, place.last))
+    n_bytes = assign(spans)
+    slots = {
+        place: _core.Slot(span.offset, place.dtype, place.cols, place.kind, shared if copy else 0, copy)
+        for place, span, (shared, copy) in zip(builder.places, spans, copies, strict=True)
+    }
+    return slots, n_bytes
 
 
 def _lines(n_bytes: int) -> int:

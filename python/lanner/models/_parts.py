@@ -71,7 +71,9 @@ def sizes(
     n_kv_heads = s.positive("attention.head_count_kv", n_heads)
     head_dim = s.positive("attention.key_length", hidden_size // n_heads or 1)
     if head_dim > MAX_HEAD_DIM:
-        raise _core.UnsupportedModelError(f"{s.source}: heads of {head_dim} columns, at most {MAX_HEAD_DIM} fit")
+        raise _core.UnsupportedModelError(
+            f"{s.source}: heads of {head_dim} columns, at most {MAX_HEAD_DIM} fit"
+        )
     if n_heads % n_kv_heads:
         raise _core.ModelFileError(f"{s.source}: {n_heads} heads do not divide into {n_kv_heads} KV heads")
     s.must_equal("attention.value_length", head_dim)

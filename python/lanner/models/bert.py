@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lanner import _core
-from lanner.models import _encoders, _parts
+from lanner.models import _encoders, _layers, _parts
 from lanner.weights import Source
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def build(b: Builder, cfg: EncoderConfig, w: EncoderWeights) -> tuple[Value, Val
         h = b.attention(b.append(qkv, 0, "attn.append"), 0, cfg.scale, "attn", causal=False)
         h = b.linear(h, layer.attn.o, "attn.o", bias=layer.attn.o_bias)
         x = normed(b.add(x, h, "attn.add"), layer.attn_norm, "attn.norm")
-        x = normed(b.add(x, _parts.ungated(b, x, layer.mlp, cfg.function), "ffn.add"), layer.norm, "ffn.norm")
+        h = _layers.ungated(b, x, layer.mlp, cfg.function)
+        x = normed(b.add(x, h, "ffn.add"), layer.norm, "ffn.norm")
     b.scope = ""
     return x, None if w.classifier is None else _scores(b, x, w.classifier)
 

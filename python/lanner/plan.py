@@ -1,0 +1,104 @@
+"""A model as it would be loaded, from its headers alone: no weight is read, packed or multiplied."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from lanner import _core, models
+from lanner.builder import Builder
+from lanner.program import lay_out, weight_bytes, weight_bytes_per_token
+from lanner.weights import Source, Weights
+
+if TYPE_CHECKING:
+    from lanner.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedPacked:
+    """What a builder asks of a packed weight."""
+
+    shape: tuple[int, int]
+    formats: tuple[str, ...]
+    segment_rows: list[int]
+    nbytes: int
+
+    @property
+    def inputs(self) -> list[str]:
+        """Forms of the input that its formats read."""
+        return [_core.input_of(format) for format in self.formats]
+
+
+class PlannedWeights(Weights):
+    """Weights that checks names, shapes and formats, and gives numbers that mean nothing."""
+
+    def packed(self, *sources: Source, keep: bool = False) -> Any:
+        """See Weights."""
+        formats, rows, n_bytes = [], [], 0
+        for source in sources:
+            info = self._take(source)[0]
+            self._check_format(info, _core.array.FORMATS)
+            n, k = source.shape
+            if source.rows is not None:
+                n = source.rows[1] - source.rows[0]
+            format = info.format if keep else self._target(info.format, k)
+            block, block_bytes = _core.array.FORMATS[format]
+            panels = -(-n // _core.PANEL_ROWS)
+            n_bytes += panels * _core.PANEL_ROWS * (k // int(block)) * int(block_bytes)
+            formats.append(format)
+            rows.append(n)
+        return PlannedPacked((sum(rows), sources[0].shape[1]), tuple(formats), rows, n_bytes)
+
+    def vector(self, source: Source) -> memoryview[float]:
+        """See Weights; ones."""
+        self._take(source)
+        ones = memoryview(array("f", [1.0]) * prod(source.shape)).cast("B")
+        return ones.cast("f", source.shape)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a model takes. Bytes of weights are those of distinct ones; `config` is its architecture's."""
+
+    config: Any
+    n_params: int
+    formats: dict[str, int]
+    weight_bytes: int
+    weight_bytes_per_token: int
+    page_bytes: int
+    builder: Builder
+    kept: tuple[Any, ...]
+
+    def arena_bytes(self, n_threads: int, max_tokens: int, max_outputs: int) -> int:
+        """Bytes of the values of the largest step."""
+        return lay_out(self.builder, self.kept, n_threads, max_tokens, max_outputs)[1]
+
+
+def plan(checkpoint: Checkpoint, *, context: int | None, kv_dtype: str, quantize: str | None) -> Plan:
+    """The plan of a decoder or an encoder; errors as loading has them."""
+    settings = checkpoint.settings
+    settings.context = context
+    module = models.find(settings)
+    weights = PlannedWeights(checkpoint, 1, models.hf_names(module, settings), quantize, module.HF_PREFIX)
+    cfg = module.config(settings, weights)
+    settings.finish()
+    loaded = module.load(cfg, weights)
+    weights.finish(module.HF_IGNORED)
+    is_encoder = models.is_encoder(settings)
+    n_layers, kv_dtype = (1, "f32") if is_encoder else (cfg.n_layers, kv_dtype)
+    cache = _core.KvCache(kv_dtype, n_layers, 1, cfg.n_kv_heads, cfg.head_dim)
+    builder = Builder(cache, cfg.n_heads, cfg.head_dim)
+    built = module.build(builder, cfg, loaded)
+    kept = tuple(value for value in built if value) if is_encoder else (built, builder.sample(built))
+    return Plan(
+        config=cfg,
+        n_params=weights.n_params,
+        formats=weights.n_bytes_by_format,
+        weight_bytes=weight_bytes(builder.instructions),
+        weight_bytes_per_token=weight_bytes_per_token(builder.instructions),
+        page_bytes=cache.page_bytes,
+        builder=builder,
+        kept=kept,
+    )
