@@ -229,6 +229,26 @@ def route(logits: np.ndarray, k: int, normalise: bool) -> tuple[np.ndarray, np.n
     return ids, weights / weights.sum(axis=-1, keepdims=True) if normalise else weights
 
 
+def moe(
+    x: np.ndarray,
+    router: np.ndarray,
+    gate: np.ndarray,
+    up: np.ndarray,
+    down: np.ndarray,
+    k: int,
+    normalise: bool,
+) -> np.ndarray:
+    """x (T, K), router (E, K), gate and up (E, M, K), down (E, N, M): the chosen experts, added up."""
+    x = x.astype(np.float64)
+    ids, weights = route(x @ router.T, k, normalise)
+    out = np.zeros((len(x), down.shape[1]))
+    for t, slot in np.ndindex(ids.shape):
+        e = ids[t, slot]
+        h = silu(x[t] @ gate[e].T) * (x[t] @ up[e].T)
+        out[t] += weights[t, slot] * (h @ down[e].T)
+    return out
+
+
 def rope_table(positions: np.ndarray, inv_freq: np.ndarray, factor: float = 1.0) -> np.ndarray:
     """(T, D): cosines, then sines."""
     angles = np.asarray(positions, np.float64)[:, None] * inv_freq

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lanner import _core
 from lanner.builder import Builder, Instruction, Rope, Value
 from lanner.program import Program
-from reference import random_rows
+from reference import gamma, moe, random_rows, route
 from tiny_llama import EPS, MODELS, make
 
 REPLICABLE = {"gather_rows", "rms_norm", "layer_norm", "add", "scale", "add_positions", "add_gated",
@@ -247,6 +247,37 @@ def test_a_mixture_of_experts_has_two_barriers_after_its_router() -> None:
     ops = [(i.op, i.phase) for i in b.instructions]
     assert ops == [("embed", 0), ("rms_norm", 1), ("linear", 1), ("route", 2), ("quantize_rows", 2),
                    ("experts_gate_up", 2), ("quantize_cols", 2), ("experts_down", 3)]  # fmt: skip
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_mixture_of_experts_is_close_to_float64(normalise: bool) -> None:
+    n_experts, m, k, rng = 5, 37, 2, np.random.default_rng(3)
+    shapes = ((n_experts, HIDDEN), *[(n_experts, m, HIDDEN)] * 2, (n_experts, HIDDEN, m), (40, HIDDEN))
+    router, gate, up, down, x = (rng.standard_normal(s).astype(np.float32) / s[-1] ** 0.5 for s in shapes)
+
+    def f32(*parts: np.ndarray) -> _core.Packed:
+        return _core.Packed([(p.view(np.uint8).ravel(), "f32", *p.shape, 0) for p in parts])
+
+    b = Builder(_core.KvCache("f16", 1, 1, N_KV_HEADS, DIM), N_HEADS, DIM)
+    two = f32(*(w[e] for e in range(n_experts) for w in (gate, up)))
+    y = b.moe(b.embed(f32(x)), f32(router), two, f32(*down), k, normalise, "moe")
+    logits = b.linear(b.gather_rows(y, "last"), SQUARE["f32"], "head")
+    step = _core.Step(40, 1, 1, 2)
+    step.n_tokens, step.n_seqs, step.token_ids[:], step.positions[:] = 40, 1, np.arange(40), np.arange(40)
+    step.seq_starts[:], step.kv_lens[:] = (0, 40), 40
+    values = Program(b, logits, b.sample(logits), 2, 40, 1).interpret(step)
+    # Three matmuls, each off by gamma of its length of the sum of its magnitudes, beside some thirty
+    # roundings; a weight is off by those of the logits, twice.
+    ids, weights = route(x @ router.T.astype(float), k, normalise)
+    size, a, bound = np.abs(x).astype(float), np.abs, np.zeros((40, HIDDEN))
+    for t, slot in np.ndindex(ids.shape):
+        e = ids[t, slot]
+        h = 1.1 * (size[t] @ a(gate[e]).T) * (size[t] @ a(up[e]).T)
+        bound[t] += weights[t, slot] * (h @ a(down[e]).T)
+    bound *= gamma(2 * HIDDEN + m + 100) + 4 * gamma(HIDDEN) * (size @ a(router).T).max(axis=1, keepdims=True)
+    wanted = moe(x, router, gate, up, down, k, normalise)
+    assert (np.abs(values["moe.down"] - wanted) <= bound).all()
+    assert bound.max() < 0.01 * np.abs(wanted).max()
 
 
 def test_a_cap_follows_the_head_without_a_barrier() -> None:
