@@ -39,6 +39,10 @@ def config(**values: Any) -> Change:
     return change
 
 
+def rope(**scaling: object) -> Change:
+    return config(rope_scaling=scaling)
+
+
 def config_text(text: bytes) -> Change:
     return lambda folder: (folder / "config.json").write_bytes(text) and None
 
@@ -133,28 +137,28 @@ BAD: dict[str, tuple[Change, str, str]] = {
     "model_type": (config(model_type="mamba9"), UNSUPPORTED, "architecture 'mamba9'"),
     "activation": (config(hidden_act="gelu"), UNSUPPORTED, "config.json: hidden_act is 'gelu', only 'silu'"),
     "activation is a list": (config(hidden_act=["silu"]), UNSUPPORTED, "hidden_act is an array"),
-    "biases": (config(attention_bias=True), UNSUPPORTED, "attention_bias is True, only False"),
-    "rope scaling, old": (
-        config(rope_scaling={"type": "linear", "factor": 2.0}),
+    "kind of rope": (
+        rope(rope_type="dynamic", factor=2.0),
         UNSUPPORTED,
-        "rope_scaling.type is",
+        "rope_type is 'dynamic', not default",
     ),
-    "rope scaling, new": (
-        config(rope_theta=..., rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0}),
-        UNSUPPORTED,
-        "rope_parameters.rope_type is 'yarn', only 'none'",
-    ),
-    "rope twice": (
-        config(rope_parameters={"rope_theta": 5e3}),
+    "rope is a list": (config(rope_scaling=[1]), FILE, "rope_scaling is a list, wanted an object"),
+    "rope is a text": (config(rope_parameters="linear"), FILE, "rope_parameters is a str, wanted an object"),
+    "a rest of rope": (rope(rope_type="linear", factor=2.0, x=1), UNSUPPORTED, "x of the rope is not known"),
+    "no factor": (rope(rope_type="linear"), FILE, "factor of the rope is None, wanted 1e-12 to 10000"),
+    "factor of 0": (rope(rope_type="linear", factor=0), FILE, "factor of the rope is 0, wanted 1e-12 to"),
+    "negative factor": (rope(rope_type="llama3", factor=-8.0), FILE, "factor of the rope is -8.0, wanted"),
+    "factor NaN": (rope(rope_type="yarn", factor=float("nan")), FILE, "factor of the rope is nan, wanted"),
+    "factor is a text": (rope(rope_type="yarn", factor="8"), FILE, "factor of the rope is '8', wanted"),
+    "base of 0": (config(rope_theta=0), FILE, "rope_theta of the rope is 0, wanted 1e-12 to"),
+    "base of 10^400": (config(rope_theta=10**400), FILE, "rope_theta of the rope is 1000000"),
+    "original context of 1": (
+        rope(rope_type="yarn", factor=2.0, original_max_position_embeddings=1),
         FILE,
-        "rope_theta is 10000.0, rope_parameters.rope_theta",
+        "original_max_position_embeddings of the rope is 1, wanted 2.0 to",
     ),
-    "a rest of rope": (
-        config(rope_scaling={"type": "default", "x": 1}),
-        UNSUPPORTED,
-        "rope_scaling.x is not known",
-    ),
-    "window": (config(sliding_window=64), UNSUPPORTED, "sliding_window is 64, only 0"),
+    "window": (config(use_sliding_window=True), UNSUPPORTED, "use_sliding_window is True, only False"),
+    "window is a text": (config(sliding_window="all"), FILE, "sliding_window is a str, wanted a int"),
     "unknown key": (config(logit_scale=2.0), UNSUPPORTED, "logit_scale is not known, its effect would be"),
     "encoder": (config(is_encoder_decoder=True), UNSUPPORTED, "is_encoder_decoder is not known"),
     "quantized": (
@@ -171,7 +175,7 @@ BAD: dict[str, tuple[Change, str, str]] = {
     "2^40 layers": (config(num_hidden_layers=2**40), FILE, "num_hidden_layers is 1099511627776, wanted 1 to"),
     "2^31 - 1 layers": (config(num_hidden_layers=2**31 - 1), FILE, "2147483647, wanted 1 to 4096"),
     "4096 layers": (config(num_hidden_layers=4096), FILE, f"{L2!r} is missing"),
-    "head_dim of 2^30": (config(head_dim=2**30), FILE, "the configuration wants (6442450944, 96)"),
+    "head_dim of 2^30": (config(head_dim=2**30), UNSUPPORTED, "heads of 1073741824 columns, at most 512"),
     "a layer too few": (config(num_hidden_layers=1), UNSUPPORTED, "does not use, such as 'model.layers.1."),
     "epsilon of 10^400": (
         config_text(json.dumps(CONFIG | {"rms_norm_eps": 10**400}).encode()),

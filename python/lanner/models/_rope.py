@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from lanner.weights import Weights
 
 
+LEAST = 1e-12
+"""Of a number that shapes a rotation, and 1 over the largest: products of a few stay finite and above 0."""
+
+
 def read_rope(
     s: Settings, w: Weights, dims: int, *, layers: str | None = None, theta: float = 10000.0
 ) -> Rope:
@@ -92,17 +96,19 @@ def _divided(s: Settings, frequencies: array[float], divisors: Iterable[float]) 
 # --- Hugging Face -------------------------------------------------------------------------------------------
 def rope_parameters(s: Settings, layers: str | None = None) -> dict[str, Any]:
     """`rope_parameters` of newer folders, or rope_theta and rope_scaling of older ones."""
-    found = s.raw("rope_parameters")
-    scaling, theta = s.raw("rope_scaling"), s.raw("rope_theta")
+    found, theta = _object(s, "rope_parameters", s.raw("rope_parameters")), s.raw("rope_theta")
+    scaling = _object(s, "rope_scaling", s.raw("rope_scaling"))
     if found is None:
-        found = dict(scaling or {}) | ({} if theta is None else {"rope_theta": theta})
-    if not isinstance(found, dict):
-        raise _core.ModelFileError(
-            f"{s.source}: rope_parameters is a {type(found).__name__}, wanted an object"
-        )
+        found = (scaling or {}) | ({} if theta is None else {"rope_theta": theta})
     if layers and layers in found:
-        found = found[layers] or {}
+        found = _object(s, f"rope_parameters.{layers}", found[layers]) or {}
     return dict(found)
+
+
+def _object(s: Settings, name: str, value: Any) -> dict[str, Any] | None:
+    if value is not None and not isinstance(value, dict):
+        raise _core.ModelFileError(f"{s.source}: {name} is a {type(value).__name__}, wanted an object")
+    return value
 
 
 def _from_hf(s: Settings, dims: int, layers: str | None, theta: float) -> Rope:
@@ -137,17 +143,17 @@ def _llama3(p: _Parameters, dims: int, theta: float, context: int) -> array[floa
         rope_frequencies(
             dims, theta, scaling="llama3", factor=p.number("factor"),
             low_freq_factor=p.number("low_freq_factor"), high_freq_factor=p.number("high_freq_factor"),
-            original_length=int(p.number("original_max_position_embeddings", context)),
+            original_length=int(p.number("original_max_position_embeddings", context, least=2.0)),
         )
     )  # fmt: skip
 
 
 def _hf_yarn(p: _Parameters, dims: int, theta: float, context: int) -> Rope:
     factor = p.number("factor")
-    original = int(p.number("original_max_position_embeddings", context))
+    original = int(p.number("original_max_position_embeddings", context, least=2.0))
     betas = {name: p.number(name, value) for name, value in (("beta_fast", 32.0), ("beta_slow", 1.0))}
     p.must_equal("truncate", True)
-    mscale, mscale_all = p.number("mscale", 0.0), p.number("mscale_all_dim", 0.0)
+    mscale, mscale_all = (p.number(name, 0.0, least=0.0) for name in ("mscale", "mscale_all_dim"))
 
     def magnitude(scale: float) -> float:
         return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
@@ -162,7 +168,7 @@ def _longrope(s: Settings, p: _Parameters, dims: int, theta: float, context: int
     The context that a model is loaded with decides, so that a token means the same at every length of a text.
     """
     stated = s.raw("original_max_position_embeddings")
-    original = int(p.number("original_max_position_embeddings", stated or context))
+    original = int(p.number("original_max_position_embeddings", stated or context, least=2.0))
     factor = p.number("factor", context / original)
     length = "long" if (s.context or s.positive("context_length")) > original else "short"
     divisors = {name: p.take(f"{name}_factor", None) for name in ("long", "short")}[length]
@@ -195,11 +201,11 @@ class _Parameters:
         value = self._values.get(name)
         return otherwise if value is None else value
 
-    def number(self, name: str, otherwise: float | None = None) -> float:
+    def number(self, name: str, otherwise: float | None = None, least: float = LEAST) -> float:
         value = self.take(name, otherwise)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 1 / LEAST:
             raise _core.ModelFileError(
-                f"{self._s.source}: {name} of the rope is {value!r:.80}, wanted a finite number, not negative"
+                f"{self._s.source}: {name} of the rope is {value!r:.80}, wanted {least} to {1 / LEAST}"
             )
         return float(value)
 
