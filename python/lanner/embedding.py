@@ -106,6 +106,8 @@ class EncoderModel(Model):
 
         encoder, how = self._open("embed"), self._pooling(pooling, normalise)
         many = _texts("embed", texts)
+        if self.pooling.lower_case:
+            many = [text.lower() for text in many]
         ids = self._ids("embed", many, truncate)
         out = np.empty((len(ids), encoder.config.hidden_size), np.float32)
 

@@ -23,18 +23,19 @@ _MAX_JSON_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """What a folder says: how tokens become one vector, whether it gets length 1.
+    """What a folder says: how tokens become one vector, whether it gets length 1, and texts no capitals.
 
     `unsupported` says what is wanted that is not known here, "" where there is nothing.
     """
 
     mode: str = "mean"
     normalise: bool = False
+    lower_case: bool = False
     unsupported: str = ""
 
 
 def read_pooling(folder: Path | None) -> Pooling:
-    """From modules.json and the configuration of its Pooling module; means where there is no such file.
+    """From modules.json and the files that belong to it; means where there is no such file.
 
     Raises ModelFileError for files that are malformed.
     """
@@ -49,7 +50,15 @@ def read_pooling(folder: Path | None) -> Pooling:
             normalise = True
         elif kind != "Transformer":
             unsupported = f"modules.json: a {kind} module"
-    return Pooling(mode, normalise, unsupported)
+    if (prompt := _option(folder / "config_sentence_transformers.json", "default_prompt_name")) is not None:
+        unsupported = f"config_sentence_transformers.json: the prompt {prompt!r:.80}"
+    lower_case = _option(folder / "sentence_bert_config.json", "do_lower_case") is True
+    return Pooling(mode, normalise, lower_case, unsupported)
+
+
+def _option(path: Path, name: str) -> Any:
+    """A value of a configuration that a folder may lack."""
+    return _read_object(path).get(name) if path.exists() else None
 
 
 def _modules(path: Path) -> Iterator[tuple[str, str]]:
@@ -72,14 +81,19 @@ def _is_name(where: str) -> bool:
 
 def _mode(path: Path) -> str:
     """The one mode that is switched on, several joined by "+"."""
-    config = _read(path)
-    if not isinstance(config, dict):
-        raise _core.ModelFileError(f"{path}: is no object")
+    config = _read_object(path)
     named = config.get("pooling_mode")
     if isinstance(named, str):
         return named
     modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on is True]
     return "+".join(_MODES.get(name, name.removeprefix("pooling_mode_")) for name in modes) or "none"
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    config = _read(path)
+    if not isinstance(config, dict):
+        raise _core.ModelFileError(f"{path}: is no object")
+    return config
 
 
 def _read(path: Path) -> Any:

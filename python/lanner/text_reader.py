@@ -51,13 +51,13 @@ class TextReader:
             pooling: "mean" of the last hidden states of all tokens, or "cls", that of the first; by default
                 what the folder's modules.json says, and "mean" where there is none.
             normalise: whether vectors get length 1; by default what modules.json says, and False.
-            truncate: cut texts that are longer than the model's positions, and keep their special tokens; by
-                default they are a ValueError.
+            truncate: cut texts that are longer than the context, which is by default as long as the model has
+                positions, and keep their special tokens; otherwise they are a ValueError.
 
         Raises:
             ValueError: an argument.
-            UnsupportedModelError: the model is no encoder, or its modules.json asks for another pooling or
-                for further layers and `pooling` does not take its place.
+            UnsupportedModelError: the model is no encoder, or its modules.json asks for another pooling,
+                for further layers or a prompt, and `pooling` does not take its place.
             RuntimeError: the model is closed.
         """
         self._refuse_to_read("embed")
