@@ -120,8 +120,9 @@ class HfValues:
         return _SAME_VALUE.get(key, {}).get(value, value) if isinstance(value, str) else value
 
     def default(self, key: str) -> Any:
-        """What the architecture's config class means by a missing key."""
-        return self._defaults.get(key)
+        """What the architecture's config class means by a missing key; null means what it says."""
+        is_null = any(name in self._config for name in self._names(key))
+        return None if is_null else self._defaults.get(key)
 
     def unread(self, read: set[str]) -> Iterator[str]:
         """Names that are neither read nor known to be harmless; of an object read in part, the rest."""

@@ -86,6 +86,7 @@ MODELS = {
     "llama biases": Tiny(
         "Llama", ODD | {"attention_bias": True, "num_key_value_heads": 5}, "llama"),
     "mistral": Tiny("Mistral", SIZES | {"sliding_window": 33}),
+    "mistral no window": Tiny("Mistral", SIZES | {"sliding_window": None}),
     "smollm3": Tiny("SmolLM3", SIZES | {"num_hidden_layers": 5}, "smollm3"),
     "qwen2": Tiny("Qwen2", SIZES, "qwen2"),
     "qwen2 tied odd": Tiny("Qwen2", ODD | {"tie_word_embeddings": True}, "qwen2"),
@@ -98,6 +99,9 @@ MODELS = {
     "gemma2 file": Tiny("Gemma2", SIZES | {
         "head_dim": 24, "sliding_window": 37, "query_pre_attn_scalar": 24, "final_logit_softcapping": 5.0,
         "attn_logit_softcapping": 3.0}, "gemma2"),
+    "gemma2 no caps": Tiny("Gemma2", SIZES | {
+        "head_dim": 24, "sliding_window": 37, "final_logit_softcapping": None,
+        "attn_logit_softcapping": None}),
     "gemma3": Tiny("Gemma3", SIZES | {
         "num_hidden_layers": 7, "head_dim": 24, "sliding_window": 37, "query_pre_attn_scalar": 24,
         "rope_parameters": GLOBAL_AND_LOCAL}, "gemma3", {

@@ -97,6 +97,7 @@ def _divided(s: Settings, frequencies: array[float], divisors: Iterable[float]) 
 def rope_parameters(s: Settings, layers: str | None = None) -> dict[str, Any]:
     """`rope_parameters` of newer folders, or rope_theta and rope_scaling of older ones."""
     found, theta = _object(s, "rope_parameters", s.raw("rope_parameters")), s.raw("rope_theta")
+    theta = s.raw("rotary_emb_base") if theta is None else theta  # GPT-NeoX, in older folders
     scaling = _object(s, "rope_scaling", s.raw("rope_scaling"))
     if found is None:
         found = (scaling or {}) | ({} if theta is None else {"rope_theta": theta})

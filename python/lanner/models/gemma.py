@@ -30,6 +30,9 @@ HF_NAMES = _parts.HF_NAMES | {
 HF_HEAD_DIM = 256
 """Columns of a head where a folder does not say."""
 
+ATTN_CAP, LOGIT_CAP = 50.0, 30.0
+"""Gemma 2's caps of scores and logits where a checkpoint does not mention them."""
+
 LOCAL_THETA = 1e4
 """Rotary base of Gemma 3's local layers; its first GGUF files do not say so."""
 
@@ -70,12 +73,17 @@ class GemmaWeights:
 def config(s: Settings, w: Weights) -> GemmaConfig:
     """The sizes of the model; what is not supported is refused by name."""
     is_gemma3 = s.architecture != "gemma2"
+    defaults: dict[str, object] = {
+        "attention.key_length": HF_HEAD_DIM,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "query_pre_attn_scalar": HF_HEAD_DIM,
+    }
+    if not is_gemma3:
+        defaults |= {"attn_logit_softcapping": ATTN_CAP, "final_logit_softcapping": LOGIT_CAP}
     s.use(
-        {},
-        {"attention.key_length": HF_HEAD_DIM, "attention.layer_norm_rms_epsilon": 1e-6},
-        frozenset(
-            {"attention_bias", "_sliding_window_pattern", "sliding_window_pattern", "cache_implementation"}
-        ),
+        {"attention.sliding_window_pattern": ("sliding_window_pattern", "_sliding_window_pattern")},
+        defaults,
+        frozenset({"attention_bias"}),
     )
     # Older folders name another function in hidden_act and the one that was trained in hidden_activation.
     s.must_equal("hidden_activation", "gelu_pytorch_tanh")
@@ -88,8 +96,10 @@ def config(s: Settings, w: Weights) -> GemmaConfig:
     scalar = s.real(
         "query_pre_attn_scalar", sizes["hidden_size"] / sizes["n_heads"] if is_27b else float(head_dim)
     )
-    every = 6 if is_gemma3 else 2  # the last of so many layers is global
+    # The last of so many layers is global.
+    every = s.positive("attention.sliding_window_pattern", 6 if is_gemma3 else 2)
     window = s.positive("attention.sliding_window", 4096)
+    cap = float(s.is_gguf and not is_gemma3)  # null in a folder is no cap
     rope = read_rope(s, w, head_dim, layers="full_attention", theta=1e6 if is_gemma3 else 1e4)
     return GemmaConfig(
         **sizes | {"windows": _parts.layer_windows(s, n_layers, window, lambda i: (i + 1) % every != 0)},
@@ -98,8 +108,8 @@ def config(s: Settings, w: Weights) -> GemmaConfig:
         rope=rope,
         local_rope=_local_rope(s, w, head_dim) if is_gemma3 else rope,
         has_head_norms=is_gemma3,
-        attn_softcap=s.default("attn_logit_softcapping", 0.0),
-        logit_softcap=s.default("final_logit_softcapping", 0.0),
+        attn_softcap=s.default("attn_logit_softcapping", cap * ATTN_CAP),
+        logit_softcap=s.default("final_logit_softcapping", cap * LOGIT_CAP),
     )
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from lanner.weights import Weights
 
 HF_PREFIX, HF_IGNORED, HF_NAMES = _parts.HF_PREFIX, _parts.HF_IGNORED, _parts.HF_NAMES
+HF_MISTRAL_WINDOW = 4096
+"""What a Mistral folder means that does not mention its window; one without a window says null."""
+
 NO_ROPE_INTERVAL = 4
 """SmolLM 3 leaves every fourth layer without rotation; its GGUF files do not say so."""
 
@@ -55,11 +58,10 @@ class LlamaWeights:
 def config(s: Settings, w: Weights) -> LlamaConfig:
     """The sizes of the model; what is not supported is refused by name."""
     is_smollm3 = s.architecture == "smollm3"
-    s.use(
-        {},
-        {"attention.layer_norm_rms_epsilon": 1e-6},
-        frozenset({"attention_bias", "mlp_bias", "layer_types"}),
-    )
+    defaults: dict[str, object] = {"attention.layer_norm_rms_epsilon": 1e-6}
+    if s.architecture == "mistral":
+        defaults["attention.sliding_window"] = HF_MISTRAL_WINDOW
+    s.use({}, defaults, frozenset({"attention_bias", "mlp_bias", "layer_types"}))
     for key, supported in (("hidden_act", "silu"), ("expert_count", 0), ("expert_used_count", 0)):
         s.must_equal(key, supported)
     s.must_equal("use_sliding_window", False)
