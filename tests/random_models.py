@@ -31,11 +31,12 @@ class Random:
     keys: dict[str, Any] = field(default_factory=dict)
     optional: tuple[str, ...] = ("output.weight",)
     rms: bool = True
+    hidden: int = HIDDEN
 
     def metadata(self) -> dict[str, Any]:
         norm = "rms_" if self.rms else ""
         keys = {
-            "embedding_length": HIDDEN, "block_count": LAYERS, "attention.head_count": HEADS,
+            "embedding_length": self.hidden, "block_count": LAYERS, "attention.head_count": HEADS,
             "attention.head_count_kv": KV_HEADS, "feed_forward_length": WIDTH, "context_length": CONTEXT,
             f"attention.layer_norm_{norm}epsilon": 1e-5,
         } | self.keys  # fmt: skip
@@ -98,8 +99,9 @@ class _Recorder:
 
     is_gguf = True
 
-    def __init__(self, optional: tuple[str, ...]) -> None:
-        self._optional = optional
+    def __init__(self, model: Random) -> None:
+        self._optional = model.optional
+        self._hidden = model.hidden
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     def has(self, name: str) -> bool:
@@ -107,7 +109,7 @@ class _Recorder:
 
     def shape(self, name: str) -> tuple[int, ...]:
         assert name == "token_embd.weight"
-        return (VOCAB, HIDDEN)
+        return (VOCAB, self._hidden)
 
     def skip(self, *names: str) -> None:
         pass
@@ -132,7 +134,7 @@ class _Recorder:
 def shapes(model: Random) -> dict[str, tuple[int, ...]]:
     """The tensors that the architecture wants, by their names in GGUF."""
     settings = Settings("a test", model.architecture, _Values(f"{model.architecture}.", model.metadata()))
-    recorder = _Recorder(model.optional)
+    recorder = _Recorder(model)
     module = models.find(settings)
     module.load(module.config(settings, recorder), recorder)
     return recorder.shapes
