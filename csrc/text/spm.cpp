@@ -46,7 +46,8 @@ Spm::Spm(const SpmVocabulary& vocabulary)
       ids_(vocabulary.tokens.size()),
       unk_id_(vocabulary.unk_id),
       add_space_prefix_(vocabulary.add_space_prefix),
-      remove_extra_whitespaces_(vocabulary.remove_extra_whitespaces) {
+      remove_extra_whitespaces_(vocabulary.remove_extra_whitespaces),
+      whole_(new std::atomic<Whole>[vocabulary.tokens.size()]()) {
   add_tokens(vocabulary);
   for (const std::string_view name : vocabulary.control_names)
     if (const int32_t id = find_token(name); id >= 0)
@@ -74,7 +75,7 @@ void Spm::add_tokens(const SpmVocabulary& vocabulary) {
                                  kMaxTokenBytes, " were wanted"));
       if (std::isnan(scores[id]))
         throw ModelFileError(cat("tokenizer.ggml.scores[", id, "] is not a number"));
-      if (type == TokenType::kNormal) max_size_ = std::max(max_size_, text.size());
+      if (type == TokenType::kNormal) note_inner_spaces(text);
       tokens_[id] = {text.data(), static_cast<uint32_t>(text.size()), static_cast<uint32_t>(type),
                      scores[id]};
       hashes[k] = hash_bytes(text);
@@ -93,6 +94,12 @@ void Spm::add_slot(uint64_t hash, int32_t id) {
     throw ModelFileError(cat("tokenizer.ggml.tokens[", id, "] has the same text as token ", slot->id, ": '",
                              printable(text), "'"));
   *const_cast<Slot*>(slot) = {static_cast<uint32_t>(hash), id};
+}
+
+void Spm::note_inner_spaces(std::string_view text) {
+  max_size_ = std::max(max_size_, text.size());
+  for (size_t at = text.find(kSpace, 1); at < text.size(); at = text.find(kSpace, at + kSpace.size()))
+    joins_space_[static_cast<uint8_t>(text[at - 1])] = true;
 }
 
 void Spm::add_bytes() {
@@ -210,57 +217,102 @@ void Spm::encode(std::string_view text, bool parse_special, std::vector<int32_t>
   encode_text(view.substr(done));
 }
 
+// Cut where no token could join what lies on both sides, which is before nearly every space: words merge
+// alike in any surroundings, and most of them are tokens.
 void Spm::encode_segment(std::string_view segment, Scratch& scratch, std::vector<int32_t>& ids) const {
-  split_characters(segment, scratch.symbols);
-  merge(segment, scratch);
-  const uint32_t n = static_cast<uint32_t>(scratch.symbols.size());
-  bool follows_unknown = false;
-  for (uint32_t i = 0; i < n; i = scratch.symbols[i].next) {
-    const Symbol& symbol = scratch.symbols[i];
-    const std::string_view text = segment.substr(symbol.begin, symbol.size);
-    const int32_t id = symbol.id >= 0 ? symbol.id : find_mergeable(text);
-    if (id >= 0) {
-      ids.push_back(id);
-    } else if (!append_byte_ids(text, ids)) {
-      check(unk_id_ >= 0, "encode: '", printable(text),
-            "' has no token in this vocabulary, which has no unknown token either");
-      if (!follows_unknown) ids.push_back(unk_id_);  // one for a whole run, as in SentencePiece
-      follows_unknown = true;
-      continue;
-    }
-    follows_unknown = false;
+  scratch.follows_unknown = false;
+  size_t begin = 0;
+  for (size_t at = segment.find(kSpace, 1); at < segment.size();
+       at = segment.find(kSpace, at + kSpace.size())) {
+    if (joins_space_[static_cast<uint8_t>(segment[at - 1])]) continue;
+    encode_word(segment.substr(begin, at - begin), scratch, ids);
+    begin = at;
+  }
+  encode_word(segment.substr(begin), scratch, ids);
+}
+
+void Spm::encode_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& ids) const {
+  const int32_t id = word.size() <= max_size_ ? find_mergeable(word) : -1;
+  if (id >= 0 && whole_[id].load(std::memory_order_relaxed) == Whole::kYes)
+    return append_ids(word, id, scratch, ids);
+  auto& symbols = scratch.symbols;
+  split_characters(word, symbols);
+  const bool is_short = symbols.size() <= kShortWord;
+  if (is_short)
+    merge_short(word, symbols);
+  else
+    merge_long(word, scratch);
+  if (id >= 0)
+    whole_[id].store(symbols[0].size == word.size() ? Whole::kYes : Whole::kNo, std::memory_order_relaxed);
+  for (uint32_t i = 0; i < symbols.size(); i = is_short ? i + 1 : symbols[i].next) {
+    const std::string_view text = word.substr(symbols[i].begin, symbols[i].size);
+    append_ids(text, symbols[i].id >= 0 ? symbols[i].id : find_mergeable(text), scratch, ids);
   }
 }
 
-void Spm::split_characters(std::string_view segment, std::vector<Symbol>& symbols) const {
+// The id of a token, or what stands for a character that is none.
+void Spm::append_ids(std::string_view text, int32_t id, Scratch& scratch, std::vector<int32_t>& ids) const {
+  if (id < 0 && !append_byte_ids(text, ids)) {
+    check(unk_id_ >= 0, "encode: '", printable(text),
+          "' has no token in this vocabulary, which has no unknown token either");
+    if (!scratch.follows_unknown) ids.push_back(unk_id_);  // one for a whole run, as in SentencePiece
+    scratch.follows_unknown = true;
+    return;
+  }
+  if (id >= 0) ids.push_back(id);
+  scratch.follows_unknown = false;
+}
+
+void Spm::split_characters(std::string_view word, std::vector<Symbol>& symbols) const {
   symbols.clear();
-  const uint32_t n_bytes = static_cast<uint32_t>(segment.size());
+  const uint32_t n_bytes = static_cast<uint32_t>(word.size());
   for (uint32_t at = 0; at < n_bytes;) {
-    const uint32_t size = std::min(character_size(segment[at]), n_bytes - at);
+    const uint32_t size = std::min(character_size(word[at]), n_bytes - at);
     const uint32_t i = static_cast<uint32_t>(symbols.size());
     symbols.push_back({at, size, i - 1, i + 1, kNoRank, -1, -1});
     at += size;
   }
 }
 
+void Spm::rank_pair(std::string_view word, Symbol& left, uint32_t right_size) const {
+  const size_t size = left.size + right_size;
+  left.merged_id = size <= max_size_ ? find_mergeable(word.substr(left.begin, size)) : -1;
+  left.rank = left.merged_id < 0 ? kNoRank : rank_of(tokens_[left.merged_id].score);
+}
+
+// Few symbols: looking at every pair after every merge costs less than a heap. Leaves the symbols without
+// gaps.
+void Spm::merge_short(std::string_view word, std::vector<Symbol>& symbols) const {
+  for (size_t i = 0; i + 1 < symbols.size(); ++i) rank_pair(word, symbols[i], symbols[i + 1].size);
+  while (symbols.size() > 1) {
+    const auto best = std::ranges::min_element(symbols, {}, &Symbol::rank);
+    if (best->rank == kNoRank) break;
+    best->id = best->merged_id;
+    best->size += (best + 1)->size;
+    symbols.erase(best + 1);
+    if (best + 1 == symbols.end())
+      best->rank = kNoRank;
+    else
+      rank_pair(word, *best, (best + 1)->size);
+    if (best != symbols.begin()) rank_pair(word, *(best - 1), best->size);
+  }
+}
+
 // A heap of (rank, position): the best score first, the leftmost of equal ones. An entry whose rank is no
 // longer that of its position is out of date and skipped; one whose rank is that again stands for the new
 // pair.
-void Spm::merge(std::string_view segment, Scratch& scratch) const {
-  auto& [symbols, heap] = scratch;
+void Spm::merge_long(std::string_view word, Scratch& scratch) const {
+  auto& symbols = scratch.symbols;
+  auto& heap = scratch.heap;
   const uint32_t n = static_cast<uint32_t>(symbols.size());
   heap.clear();
-  const auto rank_pair = [&, &symbols = symbols, &heap = heap](uint32_t i) {
+  const auto add_pair = [&](uint32_t i) {
     Symbol& left = symbols[i];
     left.rank = kNoRank;
-    if (left.next >= n) return;
-    const size_t size = left.size + symbols[left.next].size;
-    left.merged_id = size <= max_size_ ? find_mergeable(segment.substr(left.begin, size)) : -1;
-    if (left.merged_id < 0) return;
-    left.rank = rank_of(tokens_[left.merged_id].score);
-    heap.push_back(uint64_t{left.rank} << 32 | i);
+    if (left.next < n) rank_pair(word, left, symbols[left.next].size);
+    if (left.rank != kNoRank) heap.push_back(uint64_t{left.rank} << 32 | i);
   };
-  for (uint32_t i = 0; i < n; ++i) rank_pair(i);
+  for (uint32_t i = 0; i < n; ++i) add_pair(i);
   std::ranges::make_heap(heap, std::greater{});
 
   while (!heap.empty()) {
@@ -277,7 +329,7 @@ void Spm::merge(std::string_view segment, Scratch& scratch) const {
     if (left.next < n) symbols[left.next].previous = i;
     for (const uint32_t changed : {i, left.previous}) {
       const size_t n_entries = heap.size();
-      if (changed < n) rank_pair(changed);  // the first symbol has no previous one: UINT32_MAX
+      if (changed < n) add_pair(changed);  // the first symbol has no previous one: UINT32_MAX
       if (heap.size() > n_entries) std::ranges::push_heap(heap, std::greater{});
     }
   }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -31,7 +32,7 @@ struct SpmVocabulary {
   std::shared_ptr<const void> owner;
 };
 
-// Immutable after construction: every method may run in many threads at once.
+// Immutable after construction apart from a memo of atomics: every method may run in many threads at once.
 class Spm {
  public:
   // Throws ModelFileError, naming the entry, for a token type out of range, a duplicate token, a special
@@ -79,13 +80,17 @@ class Spm {
   struct Scratch {
     std::vector<Symbol> symbols;
     std::vector<uint64_t> heap;
+    bool follows_unknown = false;
   };
+  enum class Whole : uint8_t { kUntried, kYes, kNo };
 
   static constexpr uint32_t kNoRank = UINT32_MAX;
+  static constexpr uint32_t kShortWord = 32;                  // characters
   static constexpr uint32_t kMaxTokenBytes = (1u << 29) - 1;  // what Token::size holds
 
   void add_tokens(const SpmVocabulary& vocabulary);
   void add_slot(uint64_t hash, int32_t id);
+  void note_inner_spaces(std::string_view text);
   void add_bytes();
   void add_specials();
   const Slot* find_slot(std::string_view text, uint64_t hash) const;
@@ -94,19 +99,26 @@ class Spm {
 
   std::string escaped(std::string_view text) const;
   void encode_segment(std::string_view segment, Scratch& scratch, std::vector<int32_t>& ids) const;
-  void split_characters(std::string_view segment, std::vector<Symbol>& symbols) const;
-  void merge(std::string_view segment, Scratch& scratch) const;
+  void encode_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& ids) const;
+  void split_characters(std::string_view word, std::vector<Symbol>& symbols) const;
+  void rank_pair(std::string_view word, Symbol& left, uint32_t right_size) const;
+  void merge_short(std::string_view word, std::vector<Symbol>& symbols) const;
+  void merge_long(std::string_view word, Scratch& scratch) const;
+  void append_ids(std::string_view text, int32_t id, Scratch& scratch, std::vector<int32_t>& ids) const;
   bool append_byte_ids(std::string_view character, std::vector<int32_t>& ids) const;
 
   std::shared_ptr<const void> owner_;
   std::vector<Token> tokens_;
   ProbeTable<Slot> ids_;
-  std::array<int32_t, 256> byte_ids_;  // -1 for a byte without a token
-  size_t max_size_ = 0;                // bytes of the longest token that merging can give
-  std::string literal_texts_;          // special tokens as they stand in escaped text
-  Literals user_defined_, specials_;   // specials_ contains user_defined_
+  std::array<int32_t, 256> byte_ids_;    // -1 for a byte without a token
+  size_t max_size_ = 0;                  // bytes of the longest token that merging can give
+  std::array<bool, 256> joins_space_{};  // a token has a space after a character that ends in this byte
+  std::string literal_texts_;            // special tokens as they stand in escaped text
+  Literals user_defined_, specials_;     // specials_ contains user_defined_
   int32_t unk_id_;
   bool add_space_prefix_, remove_extra_whitespaces_;
+  // Whether merging a token's own text gives that token back: tried when a word first equals it.
+  std::unique_ptr<std::atomic<Whole>[]> whole_;
 };
 
 }  // namespace lanner
