@@ -100,6 +100,20 @@ def test_normalization(name: str, pieces: list[str]) -> None:
     assert pre_tokenizer(name).split("cafe\u0301") == pieces
 
 
+ALIKE = {
+    "gpt-2": ("phi-2", "olmo", "mpt"),
+    "smollm": ("starcoder", "refact", "codeshell", "command-r"),
+    "llama-bpe": ("llama3", "dbrx", "smaug-bpe", "chatglm-bpe"),
+    "qwen2": ("deepseek-r1-qwen", "stablelm2"),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_models_that_cut_text_alike(name: str) -> None:
+    """OLMo 2 and Phi 4 are "dbrx", Granite is "refact", StarCoder 2 "starcoder", Pythia "olmo"."""
+    assert {pre_tokenizer(alike).patterns for alike in ALIKE[name]} == {pre_tokenizer(name).patterns}
+
+
 def test_unknown_name_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match=r"tokenizer\.ggml\.pre is 'zorblax', known are .*smollm"):
         pre_tokenizer("zorblax")

@@ -206,6 +206,15 @@ def test_bytes_of_tokens() -> None:
 # ---- special tokens ------------------------------------------------------------------------------
 
 
+def test_special_tokens_of_phi3_take_the_whitespace_after_them(tiny: Open) -> None:
+    im, bos, the = sv.ID["<|im|>"], sv.ID["<s>"], sv.ID["▁the"]
+    t = tiny({"general.architecture": "phi3"})
+    assert t.encode("<|im|> \n\t the<|im|>\n", add_special=False) == [im, the, im]
+    assert t.encode("<s>\n", add_special=False) == [bos, sv.ID["\n"]]
+    assert t.encode("<|im|>\u3000", add_special=False) == TINY.encode("<|im|>\u3000", True)
+    assert tiny().encode("<|im|>\n", add_special=False) == [im, sv.ID["\n"]]
+
+
 def test_no_text_spells_a_control_byte_or_unused_token() -> None:
     ids = PLAIN.encode("<s><0x41>[PAD]<unk>", False)
     assert {PLAIN.token_type(id) for id in ids} <= {v.NORMAL, v.BYTE}
@@ -331,7 +340,7 @@ def test_damaged_files_are_refused_or_read(tmp_path: Path, seed: int) -> None:
 
 
 def test_a_large_vocabulary_opens_at_once(gemma_file: GgufFile) -> None:
-    """262144 tokens in 150 ms of one core, which an object of Python for each would not allow: it takes 13 to 30."""
+    """262144 tokens in 150 ms of one core, too little for an object of Python each: it takes 13 to 30."""
     times = []
     for _ in range(5):
         start = time.thread_time()

@@ -18,21 +18,29 @@ struct Options {
   std::vector<std::string_view> control_names;
   int32_t unk_id;
   bool add_space_prefix, remove_extra_whitespaces;
+  std::optional<std::vector<std::string_view>> spaces_stay_after;
 };
 
 std::unique_ptr<Spm> open(const std::vector<std::string_view>& tokens, const std::vector<float>& scores,
                           const std::vector<int32_t>& types, const Options& options,
                           std::shared_ptr<const void> owner) {
+  std::optional<std::span<const std::string_view>> stay;
+  if (options.spaces_stay_after) stay = *options.spaces_stay_after;
   return std::make_unique<Spm>(SpmVocabulary{tokens, scores, types, options.control_names, options.unk_id,
-                                             options.add_space_prefix, options.remove_extra_whitespaces,
+                                             options.add_space_prefix, options.remove_extra_whitespaces, stay,
                                              std::move(owner)});
+}
+
+std::optional<std::vector<std::string_view>> optional_views(const std::optional<py::list>& items) {
+  return items ? std::optional(views(*items)) : std::nullopt;
 }
 
 std::unique_ptr<Spm> from_file(std::shared_ptr<Gguf> file, const py::list& control_names,
                                std::optional<int32_t> unk_id, bool add_space_prefix,
-                               bool remove_extra_whitespaces) {
-  const Options options{views(control_names), unk_id.value_or(-1), add_space_prefix,
-                        remove_extra_whitespaces};
+                               bool remove_extra_whitespaces,
+                               const std::optional<py::list>& spaces_stay_after) {
+  const Options options{views(control_names), unk_id.value_or(-1), add_space_prefix, remove_extra_whitespaces,
+                        optional_views(spaces_stay_after)};
   const py::gil_scoped_release released;
   const auto tokens = views(file->array("tokenizer.ggml.tokens", ValueType::String));
   const Array& stored = file->array("tokenizer.ggml.scores", ValueType::F32);
@@ -45,13 +53,16 @@ std::unique_ptr<Spm> from_file(std::shared_ptr<Gguf> file, const py::list& contr
 std::unique_ptr<Spm> from_lists(const py::list& tokens, const std::vector<float>& scores,
                                 const std::vector<int32_t>& types, const py::list& control_names,
                                 std::optional<int32_t> unk_id, bool add_space_prefix,
-                                bool remove_extra_whitespaces) {
+                                bool remove_extra_whitespaces,
+                                const std::optional<py::list>& spaces_stay_after) {
   auto texts = std::make_shared<std::vector<std::string>>();
   texts->reserve(tokens.size());
   for (const std::string_view token : views(tokens)) texts->emplace_back(token);
   const std::vector<std::string_view> kept(texts->begin(), texts->end());
   return open(kept, scores, types,
-              {views(control_names), unk_id.value_or(-1), add_space_prefix, remove_extra_whitespaces}, texts);
+              {views(control_names), unk_id.value_or(-1), add_space_prefix, remove_extra_whitespaces,
+               optional_views(spaces_stay_after)},
+              texts);
 }
 
 py::list encode(const Spm& spm, const py::str& text, bool parse_special) {
@@ -92,14 +103,16 @@ lists. token_types: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 
 where a token is written '<0x0A>'. control_names: tokens that are control whatever their type says. unk_id:
 stands for a run of characters that have no tokens. add_space_prefix: a space is added before a text and after
 each special token. remove_extra_whitespaces: spaces at the ends go, and all but one of a run.
+spaces_stay_after: whitespace after a special token that has none of these names belongs to the token.
 Raises ModelFileError naming the entry for a duplicate token, a type out of range, a score that is not a
 number. Every method may be called from many threads at once.)")
       .def(py::init(&from_file), py::arg("gguf"), py::arg("control_names") = py::list(),
            py::arg("unk_id") = py::none(), py::arg("add_space_prefix") = true,
-           py::arg("remove_extra_whitespaces") = false)
+           py::arg("remove_extra_whitespaces") = false, py::arg("spaces_stay_after") = py::none())
       .def(py::init(&from_lists), py::arg("tokens"), py::arg("scores"), py::arg("token_types"),
            py::arg("control_names") = py::list(), py::arg("unk_id") = py::none(),
-           py::arg("add_space_prefix") = true, py::arg("remove_extra_whitespaces") = false)
+           py::arg("add_space_prefix") = true, py::arg("remove_extra_whitespaces") = false,
+           py::arg("spaces_stay_after") = py::none())
       .def_property_readonly("vocab_size", &Spm::vocab_size)
       .def(
           "encode", &encode, py::arg("text"), py::arg("parse_special"),

@@ -29,6 +29,18 @@ uint32_t rank_of(float score) {
   return ~(bits ^ (bits >> 31 ? UINT32_MAX : uint32_t{1} << 31));
 }
 
+// The first byte at or after `at` that is no whitespace, as C knows it.
+size_t skip_spaces(std::string_view escaped, size_t at) {
+  for (;;) {
+    if (escaped.substr(at).starts_with(kSpace))
+      at += kSpace.size();
+    else if (at < escaped.size() && escaped[at] >= '\t' && escaped[at] <= '\r')
+      ++at;
+    else
+      return at;
+  }
+}
+
 void append_unescaped(std::string_view text, std::string& out) {
   for (size_t at = 0; at < text.size();) {
     const size_t space = std::min(text.find(kSpace, at), text.size());
@@ -52,12 +64,17 @@ Spm::Spm(const SpmVocabulary& vocabulary)
   for (const std::string_view name : vocabulary.control_names)
     if (const int32_t id = find_token(name); id >= 0)
       tokens_[id].type = static_cast<uint32_t>(TokenType::kControl);
+  if (vocabulary.spaces_stay_after) {
+    spaces_stay_after_.emplace();
+    for (const std::string_view name : *vocabulary.spaces_stay_after)
+      spaces_stay_after_->push_back(find_token(name));
+  }
   add_bytes();
   add_specials();
 }
 
 void Spm::add_tokens(const SpmVocabulary& vocabulary) {
-  const auto& [tokens, scores, types, names, unk_id, prefix, remove, owner] = vocabulary;
+  const auto& [tokens, scores, types, names, unk_id, prefix, remove, stay, owner] = vocabulary;
   check_vocabulary(tokens, types, unk_id);
   if (scores.size() != tokens.size())
     throw ModelFileError(cat("tokenizer.ggml.scores has ", scores.size(),
@@ -154,6 +171,10 @@ int32_t Spm::find_mergeable(std::string_view text) const {
   return id >= 0 && tokens_[id].kind() == TokenType::kNormal ? id : -1;
 }
 
+bool Spm::takes_spaces(int32_t special_id) const {
+  return spaces_stay_after_ && std::ranges::count(*spaces_stay_after_, special_id) == 0;
+}
+
 void Spm::check_id(int64_t id) const {
   check(id >= 0 && id < vocab_size(), "token id ", id, " is out of range, vocab_size is ", vocab_size());
 }
@@ -213,6 +234,7 @@ void Spm::encode(std::string_view text, bool parse_special, std::vector<int32_t>
     ids.push_back(literal->id);
     follows_special = true;
     done = at += literal->text.size();
+    if (takes_spaces(literal->id)) done = at = skip_spaces(view, at);
   }
   encode_text(view.substr(done));
 }

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,6 +30,8 @@ struct SpmVocabulary {
   int32_t unk_id = -1;                              // stands for a character without tokens; -1: none
   bool add_space_prefix = true;                     // a space before a text and after each special token
   bool remove_extra_whitespaces = false;            // spaces at the ends, and all but one of a run
+  // Whitespace after a special token belongs to it, but for tokens of these names; nullopt: it is text.
+  std::optional<std::span<const std::string_view>> spaces_stay_after;
   std::shared_ptr<const void> owner;
 };
 
@@ -95,6 +98,7 @@ class Spm {
   void add_specials();
   const Slot* find_slot(std::string_view text, uint64_t hash) const;
   int32_t find_mergeable(std::string_view text) const;
+  bool takes_spaces(int32_t special_id) const;
   void check_id(int64_t id) const;
 
   std::string escaped(std::string_view text) const;
@@ -117,6 +121,7 @@ class Spm {
   Literals user_defined_, specials_;     // specials_ contains user_defined_
   int32_t unk_id_;
   bool add_space_prefix_, remove_extra_whitespaces_;
+  std::optional<std::vector<int32_t>> spaces_stay_after_;
   // Whether merging a token's own text gives that token back: tried when a word first equals it.
   std::unique_ptr<std::atomic<Whole>[]> whole_;
 };

@@ -100,6 +100,7 @@ class Spm:
         unk_id: int | None = None,
         add_space_prefix: bool = True,
         remove_extra_whitespaces: bool = False,
+        spaces_stay_after: list[str] | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -111,6 +112,7 @@ class Spm:
         unk_id: int | None = None,
         add_space_prefix: bool = True,
         remove_extra_whitespaces: bool = False,
+        spaces_stay_after: list[str] | None = None,
     ) -> None: ...
     @property
     def vocab_size(self) -> int: ...

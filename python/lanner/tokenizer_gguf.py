@@ -12,6 +12,9 @@ from lanner.tokenizer import SpecialIds, Tokenizer, Vocabulary
 
 _Scalar = TypeVar("_Scalar", bool, int, str)
 
+# GGUF does not say that the special tokens of Phi-3 take the whitespace after them, but for these.
+_PHI3_SPACES_STAY_AFTER = ["<unk>", "<s>", "<|endoftext|>"]
+
 _NO_ID = 0xFFFFFFFF  # -1 as GGUF's u32: the model has no such token
 
 
@@ -85,6 +88,7 @@ def _sentencepiece(gguf: GgufFile) -> Tokenizer:
         special.unk_id,
         _get(gguf, "tokenizer.ggml.add_space_prefix", True),
         _get(gguf, "tokenizer.ggml.remove_extra_whitespaces", False),
+        _PHI3_SPACES_STAY_AFTER if gguf.get("general.architecture") == "phi3" else None,
     )
     return _tokenizer(gguf, spm, special)
 
