@@ -2,6 +2,8 @@
 // a strip of them are in attention_strip.h.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/attention_strip.h"
 
 namespace lanner::LANNER_ISA_NS {
@@ -38,42 +40,62 @@ struct CachedStrip : Strip {
 };
 
 template <Format format>
-void score_block(const Strip& s, const std::byte* keys, int block) {
+LANNER_INLINE void score_block(const Strip& s, const std::byte* keys, int block) {
   for_row_groups(s.n_rows, [&](auto n, int r) LANNER_INLINE_LAMBDA {
     score_rows<format, n>(s.q + r * s.dim, keys, s.dim, s.p + r * kTilePositions + 16 * block);
   });
 }
 
-// Positions of a page, n_positions from `start`, into the sums of all rows, which are multiplied by alpha
-// before. What a row may not see it does not touch, not even with a weight of zero: it may be infinite.
+// A page's part of a tile: n positions from `start`.
+struct PagePart {
+  const std::byte* values;
+  int start, n;
+
+  int clamp(int position) const {
+    const int j = position - start;
+    return j < 0 ? 0 : j < n ? j : n;
+  }
+};
+
+// Positions first <= j < end of a page into the sums of row r, which are multiplied by alpha before. Apart
+// from the tile kernels: few rows need it, and inside it would cost them registers.
 template <Format format>
-void mix_page(const Strip& s, const std::byte* values, int start, int n_positions, const float* alpha) {
+[[gnu::noinline]] void mix_row(const Strip& s, const PagePart& page, int r, int first, int end,
+                               const float* alpha) {
   const int64_t row_bytes = int64_t{s.value_dim} * info(format).bytes;
-  const float* p = s.p + start % kTilePositions;
-  auto in_page = [&](int position) {
-    const int n = position - start;
-    return n < 0 ? 0 : n < n_positions ? n : n_positions;
-  };
+  const float* p = s.p + r * kTilePositions + page.start % kTilePositions + first;
+  for (int d = 0; d < s.value_dim; d += 16)
+    mix_rows<format, 1>(p, page.values + first * row_bytes + d * info(format).bytes, row_bytes, end - first,
+                        s.value_dim, s.chunk.out + r * s.value_dim + d, alpha);
+}
+
+// A page into the sums of all rows, which are multiplied by alpha before. What a row may not see it does not
+// touch, not even with a weight of zero: it may be infinite. `whole`: all rows see all of the page.
+template <Format format>
+LANNER_INLINE void mix_page(const Strip& s, const PagePart& page, bool whole, const float* alpha) {
+  const int64_t row_bytes = int64_t{s.value_dim} * info(format).bytes;
+  const float* p = s.p + page.start % kTilePositions;
   for_row_groups(s.n_rows, [&](auto n, int r) LANNER_INLINE_LAMBDA {
     // Starts and limits ascend: all rows see first <= j < end; a row may see more before and behind it.
-    const int first = in_page(s.starts[r + n - 1]), limit = in_page(s.limits[r]);
-    const int end = limit < first ? first : limit;
-    const bool starts_even = in_page(s.starts[r]) == first, ends_even = in_page(s.limits[r + n - 1]) == end;
-    for (int d = 0; d < s.value_dim; d += 16) {
-      const std::byte* v = values + d * info(format).bytes;
-      auto alone = [&](int i, int from, int to, const float* factor) LANNER_INLINE_LAMBDA {
-        mix_rows<format, 1>(p + i * kTilePositions + from, v + from * row_bytes, row_bytes, to - from,
-                            s.value_dim, s.chunk.out + i * s.value_dim + d, factor);
-      };
-      for (int i = r; !starts_even && i < r + n; ++i) {
-        const int most = in_page(s.limits[i]);
-        alone(i, in_page(s.starts[i]), most < first ? most : first, alpha ? alpha + i : nullptr);
-      }
-      mix_rows<format, n>(p + r * kTilePositions + first, v + first * row_bytes, row_bytes, end - first,
-                          s.value_dim, s.chunk.out + r * s.value_dim + d,
-                          alpha && starts_even ? alpha + r : nullptr);
-      for (int i = r; !ends_even && i < r + n; ++i) alone(i, end, in_page(s.limits[i]), nullptr);
+    int first = 0, end = page.n;
+    bool starts_even = true, ends_even = true;
+    if (!whole) {
+      first = page.clamp(s.starts[r + n - 1]), end = page.clamp(s.limits[r]);
+      end = end < first ? first : end;
+      starts_even = page.clamp(s.starts[r]) == first, ends_even = page.clamp(s.limits[r + n - 1]) == end;
     }
+    for (int i = r; !starts_even && i < r + n; ++i) {
+      const int limit = page.clamp(s.limits[i]);
+      mix_row<format>(s, page, i, page.clamp(s.starts[i]), limit < first ? limit : first,
+                      alpha ? alpha + i : nullptr);
+    }
+    const float* factors = alpha && starts_even ? alpha + r : nullptr;
+    for (int d = 0; d < s.value_dim; d += 16)
+      mix_rows<format, n>(p + r * kTilePositions + first,
+                          page.values + first * row_bytes + d * info(format).bytes, row_bytes, end - first,
+                          s.value_dim, s.chunk.out + r * s.value_dim + d, factors);
+    for (int i = r + 1; !ends_even && i < r + n; ++i)
+      mix_row<format>(s, page, i, end, page.clamp(s.limits[i]), nullptr);
   });
 }
 
@@ -142,16 +164,17 @@ void attend_tile(const CachedStrip& s, int tile_start, int n) {
     else
       score_block<format>(s, k, block);
   }
+  const bool whole = s.starts[s.n_rows - 1] <= tile_start && s.limits[0] >= tile_start + n;
   weigh(s, tile_start, first_block);
   const float* alpha = s.factors;
   for (int first = unseen / kPagePositions * kPagePositions; first < n; first += kPagePositions) {
-    const int n_here = n - first < kPagePositions ? n - first : kPagePositions;
-    const std::byte* v = s.value(tile_start + first);
-    if (convert)
-      mix_page<Format::F32>(s, as_floats<format>(v, n_here * s.value_dim, s.values), tile_start + first,
-                            n_here, alpha);
-    else
-      mix_page<format>(s, v, tile_start + first, n_here, alpha);
+    PagePart page{s.value(tile_start + first), tile_start + first, std::min(n - first, kPagePositions)};
+    if (convert) {
+      page.values = as_floats<format>(page.values, page.n * s.value_dim, s.values);
+      mix_page<Format::F32>(s, page, whole, alpha);
+    } else {
+      mix_page<format>(s, page, whole, alpha);
+    }
     alpha = nullptr;
   }
 }

@@ -50,8 +50,8 @@ struct AttentionArgs {
   float softcap = 0;   // c: scores become c tanh(s / c), before bias and mask; 0: they stay
   bool causal = true;  // false: a query sees all positions of its sequence
   bool cross = false;  // keys are those of cross_tables and cross_lens, and all are seen
-  Vector<float> bias =
-      {};  // (H, 2 reach + 1) or empty: scores += bias[h][clamp(j - i, -reach, reach) + reach]
+  // (H, 2 reach + 1) or empty: scores += bias[h][clamp(j - i, -reach, reach) + reach]
+  Vector<float> bias = {};
   AttentionPlan* plan = nullptr;  // shared by the layers of a program that cut a step alike
 
   int32_t group_heads() const { return n_heads / cache->n_kv_heads; }
