@@ -16,7 +16,8 @@ namespace {
 // Scratch behind the sums (cpu/float_block.h): choices by expert, then the rows of one expert side by side.
 constexpr size_t kChoicesAt = size_t{512} << 10, kGatheredAt = size_t{1} << 20;
 constexpr int kMostChoices = 1 << 16;  // sorted at a time
-static_assert(kChoicesAt + sizeof(int32_t) * (kMostChoices + kMaxExperts) <= kGatheredAt);
+static_assert(kSumsEnd <= kChoicesAt &&
+              kChoicesAt + sizeof(int32_t) * (kMostChoices + kMaxExperts) <= kGatheredAt);
 
 // Choices of tokens first_token to first_token + n_tokens - 1 in order of their experts; those of one expert
 // in the order of tokens.

@@ -59,11 +59,10 @@ inline void float_sums(const Panel* panels, int n, int k, const float* x, std::b
 }
 
 // Where the sums of a group of panels stand in the scratch of a thread.
-inline float* sums_of(const Worker& worker) {
-  constexpr size_t kBefore = sizeof(float) * (kTokenBlock * kBlockStride + kFloatTileK * kPanelRows);
-  static_assert(kBefore + sizeof(float) * kGroupPanels * kTokenBlock * kPanelRows <= kScratchBytes);
-  return reinterpret_cast<float*>(worker.scratch + kBefore);
-}
+constexpr size_t kSumsAt = sizeof(float) * (kTokenBlock * kBlockStride + kFloatTileK * kPanelRows);
+constexpr size_t kSumsEnd = kSumsAt + sizeof(float) * kGroupPanels * kTokenBlock * kPanelRows;
+static_assert(kSumsEnd <= kScratchBytes);
+inline float* sums_of(const Worker& worker) { return reinterpret_cast<float*>(worker.scratch + kSumsAt); }
 
 }  // namespace
 }  // namespace lanner::LANNER_ISA_NS
