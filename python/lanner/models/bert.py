@@ -96,12 +96,10 @@ def load(cfg: EncoderConfig, w: Weights, function: Function = "tanh") -> Encoder
     """Takes every tensor, by name and shape; `function` is that of the classifier's hidden layer."""
 
     def layer(i: int) -> Layer:
-        for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"):
-            w.shape(f"blk.{i}.{name}.bias")  # none may be missing, as in other architectures
         return Layer(
-            attn=_parts.attention(cfg, w, i),
+            attn=_parts.attention(cfg, w, i, biases=True, o_biases=True),
             attn_norm=layer_norm(cfg, w, f"blk.{i}.attn_output_norm"),
-            mlp=_parts.mlp(cfg, w, i),
+            mlp=_parts.mlp(cfg, w, i, biases=True),
             norm=layer_norm(cfg, w, f"blk.{i}.layer_output_norm"),
         )
 
