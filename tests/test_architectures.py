@@ -40,7 +40,7 @@ def test_executor_and_interpreter_agree(name: str, tmp_path: Path) -> None:
         assert run_step(one, IDS[start : start + n], start, outputs)
         assert run_step(other, IDS[start : start + n], start, outputs)
         values = other.program.interpret(other.step)
-        logits = values[other.program.logits_place.name]
+        logits = values[other.program.kept[0].place.name]
         assert np.array_equal(one.logits(2), logits)
 
 

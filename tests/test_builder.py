@@ -265,7 +265,7 @@ def test_a_mixture_of_experts_is_close_to_float64(normalise: bool) -> None:
     step = _core.Step(40, 1, 1, 2)
     step.n_tokens, step.n_seqs, step.token_ids[:], step.positions[:] = 40, 1, np.arange(40), np.arange(40)
     step.seq_starts[:], step.kv_lens[:] = (0, 40), 40
-    values = Program(b, logits, b.sample(logits), 2, 40, 1).interpret(step)
+    values = Program(b, [logits, b.sample(logits)], 2, 40, 1).interpret(step)
     # Three matmuls, each off by gamma of its length of the sum of its magnitudes, beside some thirty
     # roundings; a weight is off by those of the logits, twice.
     ids, weights = route(x @ router.T.astype(float), k, normalise)

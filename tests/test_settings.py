@@ -37,10 +37,14 @@ def test_keys_are_translated_and_typed() -> None:
 
 
 def test_defaults_are_those_of_the_architecture() -> None:
-    s = settings(tie_word_embeddings=None)
-    s.use({}, {"context_length": 2048, "tie_word_embeddings": True, "hidden_act": "gelu"})
+    s = settings(sliding_window=None)
+    s.use(
+        {},
+        {"context_length": 2048, "tie_word_embeddings": True, "hidden_act": "gelu", "sliding_window": 4096},
+    )
     assert s.positive("context_length", 7) == 2048 and s.raw("context_length") == 2048
     assert s.default("tie_word_embeddings", False) is True
+    assert s.default("sliding_window", 0) == 0  # null says that there is none
     with pytest.raises(UnsupportedModelError, match="hidden_act is 'gelu', only 'silu'"):
         s.must_equal("hidden_act", "silu")  # what the file means, though it does not say so
 

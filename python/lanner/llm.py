@@ -253,7 +253,8 @@ class Model(TextReader):
             ids,
             replace(params, max_tokens=min(params.max_tokens, self._info.context - len(ids))),
             end_ids=own_ends.union(params.stop_ids),
-            decoder=self.tokenizer.stream(),
+            # What follows a prompt keeps the space between them; an answer begins without one.
+            decoder=self.tokenizer.stream(continues=name != "messages"),
             on_chunk=chunks.put if chunks else None,
         )
 
