@@ -133,7 +133,7 @@ def test_scales_of_mxfp4_that_leave_float32_are_refused() -> None:
         ([(144, "q4_k", 1, 128, 0)], r"pack: shape is \(1, 128\), wanted .* the last a multiple of 256"),
         (
             [(20, "q4_1", 1, 33, 0)],
-            r"pack: shape is \(1, 33\), wanted positive numbers of at most 2147483647, the last a multiple of 32",
+            r"pack: shape is \(1, 33\), wanted positive numbers .* the last a multiple of 32",
         ),
         ([(0, "f32", 0, 4, 0)], r"pack: shape is \(0, 4\)"),
         ([(0, "f32", 4, 0, 0)], r"pack: shape is \(4, 0\)"),
