@@ -110,6 +110,9 @@ class FakeDecoder:
         self.started = threading.Event()  # set by every step
         self.error: Exception | None = None  # raised by the next step
 
+    def prepare(self, chunks: object) -> None:
+        pass
+
     def run(self) -> bool:
         self.n_steps += 1
         self.started.set()

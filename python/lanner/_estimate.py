@@ -12,6 +12,7 @@ from lanner._threads import default_threads
 from lanner.checkpoint import open_checkpoint
 from lanner.decoder import CHUNK_TOKENS, checked_context, checked_kv_dtype, checked_quantize
 from lanner.plan import plan
+from lanner.seq2seq import MAX_SEQS
 
 if TYPE_CHECKING:
     from lanner.checkpoint import Checkpoint
@@ -91,13 +92,18 @@ def of_plan(
 ) -> Estimate:
     """The estimate of a model that was planned, for a context."""
     cfg = planned.config
-    context = checked_context(cfg.context_length, context)
+    context = checked_context(getattr(cfg, "longest", cfg.context_length), context or cfg.context_length)
     is_encoder = models.is_encoder(checkpoint.settings)
     max_tokens = max(CHUNK_TOKENS, context) if is_encoder else min(CHUNK_TOKENS, context)
+    if planned.source is not None:  # a target begins with one token
+        max_tokens = min(batch, MAX_SEQS)
     pages = -(-(max_tokens if is_encoder else context) // _core.PAGE_POSITIONS)
     kv_bytes = planned.page_bytes * pages * (1 if is_encoder else batch)
     # Of rows of logits, those are touched that somebody asks for: one of each sequence.
     arena_bytes = planned.arena_bytes(n_threads, max_tokens, min(batch, max_tokens))
+    if planned.source is not None:
+        kv_bytes += planned.source.page_bytes * pages
+        arena_bytes += planned.source.arena_bytes(n_threads, context)
     scratch_bytes = arena_bytes + SCRATCH_BYTES * n_threads
     fixed = LIBRARY_BYTES + TOKEN_BYTES[checkpoint.kind] * cfg.vocab_size
     return Estimate(

@@ -12,6 +12,8 @@ from lanner.program import Program, weight_bytes, weight_bytes_per_token
 from lanner.weights import QUANTIZE, Weights
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     import numpy.typing as npt
 
@@ -90,6 +92,9 @@ class Decoder:
         self.step = _core.Step(max_tokens, MAX_SEQS, max_outputs, self.n_pages)
 
     # --- steps ----------------------------------------------------------------------------------------------
+    def prepare(self, chunks: Iterable[object]) -> None:
+        """Called with the sequences of a step before it runs. Nothing: all that it needs is in its arrays."""
+
     def run(self) -> bool:
         """Run the step that `self.step` describes; False where `cancel` stopped it between two layers."""
         return self.program.core.run(self.step)

@@ -72,6 +72,7 @@ class EncoderModel(Model):
     stream_chat = _refused("stream_chat")
     logits = _refused("logits")
     perplexity = _refused("perplexity")
+    translate = _refused("translate")
 
     @property
     def program(self) -> Program:

@@ -15,6 +15,7 @@ from lanner.sequence import Sequence
 
 if TYPE_CHECKING:
     from lanner.decoder import Decoder
+    from lanner.seq2seq import Seq2Seq
 
 
 class Engine:
@@ -25,7 +26,7 @@ class Engine:
     thread does not exist, unfinished sequences fail and the next one starts another thread.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder | Seq2Seq) -> None:
         self.decoder = decoder
         self._views = StepViews(decoder.step)
         self._is_closed = False
@@ -93,6 +94,7 @@ class Engine:
             try:
                 chunks = self._scheduler.schedule()
                 fill_step(self._views, chunks)
+                self.decoder.prepare(chunks)
                 if self._run(chunks):
                     self._commit(chunks)
             except Exception as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lanner.decoder import Decoder
     from lanner.encoder import Encoder
+    from lanner.seq2seq import Seq2Seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class ModelInfo:
     n_threads: int
 
 
-def describe(model: Decoder | Encoder, tokenizer_name: str) -> ModelInfo:
+def describe(model: Decoder | Encoder | Seq2Seq, tokenizer_name: str) -> ModelInfo:
     """The description of a model and its tokenizer."""
     c = model.config
     return ModelInfo(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lanner.program import Program
     from lanner.prompts import TokenIds
     from lanner.sampling import SamplingOptions
+    from lanner.seq2seq import Seq2Seq
     from lanner.tokenizer import Tokenizer
 
 __all__ = ["Chunk", "GenerationResult", "Handle", "Model", "ModelInfo", "TokenStream", "load"]
@@ -94,6 +95,10 @@ def load(
         from lanner.embedding import open_encoder
 
         return open_encoder(checkpoint, tokenizer, name, **options)
+    if models.is_seq2seq(checkpoint.settings):
+        from lanner.translation import open_translator
+
+        return open_translator(checkpoint, tokenizer, name, kv_dtype=kv_dtype, **options)
     return Model(Decoder(checkpoint, kv_dtype=kv_dtype, **options), tokenizer, tokenizer_name=name)
 
 
@@ -108,7 +113,7 @@ class Model(TextReader):
     closed.
     """
 
-    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, *, tokenizer_name: str = "") -> None:
+    def __init__(self, decoder: Decoder | Seq2Seq, tokenizer: Tokenizer, *, tokenizer_name: str = "") -> None:
         self.tokenizer = tokenizer
         self._info = describe(decoder, tokenizer_name)
         self._prompts = PromptReader(tokenizer, decoder.config.vocab_size, decoder.context)

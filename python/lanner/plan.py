@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from lanner import _core, models
 from lanner.builder import Builder
 from lanner.program import lay_out, weight_bytes, weight_bytes_per_token
+from lanner.seq2seq import emit
+from lanner.target_rules import read_rules
 from lanner.weights import Source, Weights
 
 if TYPE_CHECKING:
     from lanner.checkpoint import Checkpoint
+    from lanner.seq2seq import Emitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +62,25 @@ class PlannedWeights(Weights):
 
 
 @dataclass(frozen=True)
+class SourcePlan:
+    """What the encoder takes that stands beside a decoder."""
+
+    builder: Builder
+    kept: tuple[Any, ...]
+    page_bytes: int
+
+    def arena_bytes(self, n_threads: int, max_tokens: int) -> int:
+        """Bytes of the values of the largest step."""
+        return lay_out(self.builder, self.kept, n_threads, max_tokens, 1)[1]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What a model takes. Bytes of weights are those of distinct ones; `config` is its architecture's."""
+    """What a model takes. Bytes of weights are those of distinct ones; `config` is its architecture's.
+
+    `page_bytes` is what a page of positions takes in all caches but an encoder's, of which there is
+    `source` beside a decoder that attends to it.
+    """
 
     config: Any
     n_params: int
@@ -70,6 +90,7 @@ class Plan:
     page_bytes: int
     builder: Builder
     kept: tuple[Any, ...]
+    source: SourcePlan | None = None
 
     def arena_bytes(self, n_threads: int, max_tokens: int, max_outputs: int) -> int:
         """Bytes of the values of the largest step."""
@@ -77,15 +98,18 @@ class Plan:
 
 
 def plan(checkpoint: Checkpoint, *, context: int | None, kv_dtype: str, quantize: str | None) -> Plan:
-    """The plan of a decoder or an encoder; errors as loading has them."""
+    """The plan of a model; errors as loading has them."""
     settings = checkpoint.settings
     settings.context = context
     module = models.find(settings)
     weights = PlannedWeights(checkpoint, 1, models.hf_names(module, settings), quantize, module.HF_PREFIX)
     cfg = module.config(settings, weights)
+    rules = read_rules(checkpoint, cfg.vocab_size) if models.is_seq2seq(settings) else None
     settings.finish()
     loaded = module.load(cfg, weights)
     weights.finish(module.HF_IGNORED)
+    if rules is not None:
+        return _of_both(weights, cfg, emit(module, cfg, loaded, rules, kv_dtype, 1, 1))
     is_encoder = models.is_encoder(settings)
     n_layers, kv_dtype = (1, "f32") if is_encoder else (cfg.n_layers, kv_dtype)
     cache = _core.KvCache(kv_dtype, n_layers, 1, cfg.n_kv_heads, cfg.head_dim)
@@ -101,4 +125,20 @@ def plan(checkpoint: Checkpoint, *, context: int | None, kv_dtype: str, quantize
         page_bytes=cache.page_bytes,
         builder=builder,
         kept=kept,
+    )
+
+
+def _of_both(weights: Weights, cfg: Any, made: Emitted) -> Plan:
+    """The plan of an encoder-decoder, whose targets have a page of their own for each of their source."""
+    assert made.target.cross_cache is not None
+    return Plan(
+        config=cfg,
+        n_params=weights.n_params,
+        formats=weights.n_bytes_by_format,
+        weight_bytes=weight_bytes([*made.source.instructions, *made.target.instructions]),
+        weight_bytes_per_token=weight_bytes_per_token(made.target.instructions),
+        page_bytes=made.target.cache.page_bytes + made.target.cross_cache.page_bytes,
+        builder=made.target,
+        kept=(made.logits, made.sampled),
+        source=SourcePlan(made.source, (made.hidden,), made.source.cache.page_bytes),
     )

@@ -11,8 +11,11 @@ from lanner import _core
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from typing_extensions import Unpack
 
     from lanner.info import ModelInfo
+    from lanner.prompts import TokenIds
+    from lanner.sampling import SamplingOptions, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,10 @@ class Classification:
 
 
 class TextReader:
-    """Vectors and labels of texts. Encoders have them; a model that is none raises UnsupportedModelError."""
+    """Vectors, labels and translations of texts.
+
+    Encoders have the first two, encoder-decoders the last; other models raise UnsupportedModelError.
+    """
 
     _info: ModelInfo
 
@@ -74,6 +80,38 @@ class TextReader:
         Args, errors: as `embed`; UnsupportedModelError for a model without a head that classifies.
         """
         self._refuse_to_read("classify")
+
+    @overload
+    def translate(  # type: ignore[overload-overlap]  # a str is also a sequence of str
+        self, texts: str, params: SamplingParams | None = None, **options: Unpack[SamplingOptions]
+    ) -> str: ...
+    @overload
+    def translate(
+        self,
+        texts: Sequence[str] | Sequence[TokenIds],
+        params: SamplingParams | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> list[str]: ...
+    def translate(self, texts: Any, params: SamplingParams | None = None, **options: Any) -> str | list[str]:
+        """What an encoder-decoder makes of texts: their translations, summaries, or what it was trained for.
+
+        A text's result does not depend on the texts beside it or on the number of threads.
+
+        Args:
+            texts: one text, or several; token ids in the place of a text are taken as they are.
+            params, options: of what is generated, as for `generate`.
+
+        Returns:
+            A text for one text; for several, and for none, a list in their order.
+
+        Raises:
+            ValueError: an argument, such as a text that has more tokens than the model positions.
+            UnsupportedModelError: the model is no encoder-decoder.
+            RuntimeError: the model is closed.
+        """
+        raise _core.UnsupportedModelError(
+            f"translate: {self._info.architecture!r} is a decoder, an encoder-decoder such as 't5' is wanted"
+        )
 
     def _refuse_to_read(self, method: str) -> NoReturn:
         raise _core.UnsupportedModelError(

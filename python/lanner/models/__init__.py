@@ -58,10 +58,18 @@ ENCODERS = {
 }
 """By `model_type` of a Hugging Face folder: models that read whole texts and continue none."""
 
+SEQ2SEQ = {
+    "t5": "t5",
+    "mt5": "t5",
+    "umt5": "t5",
+    "marian": "marian",
+}
+"""By `model_type` of a Hugging Face folder: an encoder, and a decoder that attends to what it read."""
+
 
 def find(s: Settings) -> ModuleType:
     """The module of an architecture; UnsupportedModelError naming it where there is none."""
-    known = GGUF if s.is_gguf else HF | ENCODERS
+    known = GGUF if s.is_gguf else HF | ENCODERS | SEQ2SEQ
     if s.architecture not in known:
         raise _core.UnsupportedModelError(
             f"{s.source}: architecture {s.architecture!r:.80} is not supported, only {', '.join(known)}"
@@ -75,6 +83,11 @@ def find(s: Settings) -> ModuleType:
 def is_encoder(s: Settings) -> bool:
     """Whether the module of an architecture is that of an encoder."""
     return not s.is_gguf and s.architecture in ENCODERS
+
+
+def is_seq2seq(s: Settings) -> bool:
+    """Whether the module of an architecture is that of an encoder-decoder."""
+    return not s.is_gguf and s.architecture in SEQ2SEQ
 
 
 def hf_names(module: ModuleType, s: Settings) -> dict[str, str]:

@@ -1,0 +1,151 @@
+"""Encoder-decoders: translate, and generate and stream targets for sources."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn, overload
+
+from lanner import _core
+from lanner.llm import Model
+from lanner.prompts import PromptReader, is_list_of_prompts
+from lanner.sampling import SamplingParams, merged, uniform
+from lanner.seq2seq import Seq2Seq
+from lanner.sequence import Generation
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
+
+    from typing_extensions import Unpack
+
+    from lanner.checkpoint import Checkpoint
+    from lanner.prompts import TokenIds
+    from lanner.result import Chunk, FinishReason
+    from lanner.sampling import SamplingOptions
+    from lanner.sequence import TextDecoder
+    from lanner.target_rules import TargetRules
+    from lanner.tokenizer import Tokenizer
+
+
+def open_translator(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, tokenizer_name: str, **options: Any
+) -> Translator:
+    """The encoder-decoder of a checkpoint; options and errors as `Seq2Seq` has them."""
+    return Translator(Seq2Seq(checkpoint, **options), tokenizer, tokenizer_name=tokenizer_name)
+
+
+def _refused(method: str) -> Callable[..., NoReturn]:
+    def refuse(self: Translator, *args: object, **options: object) -> NoReturn:
+        raise _core.UnsupportedModelError(
+            f"{method}: {self.info().architecture!r} is an encoder-decoder; it has translate, generate, "
+            "stream and submit"
+        )
+
+    refuse.__name__ = method
+    refuse.__doc__ = "Raises UnsupportedModelError: an encoder-decoder makes one text of another."
+    return refuse
+
+
+class Translation(Generation):
+    """A target that is generated for a source: `n_prompt` counts the tokens of the source.
+
+    Args:
+        source_ids: at least one token.
+        rules: how targets of this model begin and end.
+        params: how tokens are chosen and where it ends; max_tokens within the context.
+        end_ids, decoder, on_chunk: as for Generation.
+    """
+
+    def __init__(
+        self,
+        source_ids: Iterable[int],
+        rules: TargetRules,
+        params: SamplingParams,
+        *,
+        end_ids: frozenset[int],
+        decoder: TextDecoder,
+        on_chunk: Callable[[Chunk | None], None] | None = None,
+    ) -> None:
+        self.source_ids = array("i", source_ids)
+        self._forced_last_id = rules.forced_last_id if params.max_tokens else None
+        if self._forced_last_id is not None:
+            params = replace(params, max_tokens=params.max_tokens - 1)
+        super().__init__([rules.start_id], params, end_ids=end_ids, decoder=decoder, on_chunk=on_chunk)
+        self.n_prompt = len(self.source_ids)
+
+    def uniform(self, position: int) -> float:
+        """See Sequence."""
+        return uniform(self.seed, 0, position)
+
+    def finish(self, reason: FinishReason, token: int | None = None, text: str = "") -> None:
+        """See Generation; the end that the model's makers want behind max_tokens is one of its tokens."""
+        if reason == "length" and self._forced_last_id is not None:
+            self._tokens.append(self._forced_last_id)
+        super().finish(reason, token, text)
+
+
+class Translator(Model):
+    """A loaded encoder-decoder; what is not said here is as in Model.
+
+    A prompt is a source: a text, encoded as the model's makers did, or token ids. The options of `generate`
+    are those of the target. Sources of any lengths are computed together, each with the bits it has alone.
+    """
+
+    def __init__(self, seq2seq: Seq2Seq, tokenizer: Tokenizer, *, tokenizer_name: str = "") -> None:
+        super().__init__(seq2seq, tokenizer, tokenizer_name=tokenizer_name)
+        c = seq2seq.config
+        self._rules = seq2seq.rules
+        self._prompts = PromptReader(tokenizer, c.source_vocab_size, seq2seq.context)
+        self._targets = PromptReader(tokenizer, c.vocab_size, seq2seq.context)
+
+    @overload
+    def translate(  # type: ignore[overload-overlap]  # a str is also a sequence of str
+        self, texts: str, params: SamplingParams | None = None, **options: Unpack[SamplingOptions]
+    ) -> str: ...
+    @overload
+    def translate(
+        self,
+        texts: Sequence[str] | Sequence[TokenIds],
+        params: SamplingParams | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> list[str]: ...
+    def translate(self, texts: Any, params: SamplingParams | None = None, **options: Any) -> str | list[str]:
+        """What the model makes of texts, as `TextReader.translate` says."""
+        params = merged("translate", params, options)
+        if not isinstance(texts, str) and isinstance(texts, Sequence) and not texts:
+            return []
+        many = is_list_of_prompts(texts)
+        named = [(f"texts[{i}]", each) for i, each in enumerate(texts)] if many else [("texts", texts)]
+        translations = [self._generation("translate", name, each, params) for name, each in named]
+        self._run("translate", translations)
+        results = [str(each.result) for each in translations]
+        return results if many else results[0]
+
+    def _generation(
+        self,
+        where: str,
+        name: str,
+        prompt: str | TokenIds,
+        params: SamplingParams,
+        chunks: SimpleQueue[Chunk | None] | None = None,
+    ) -> Translation:
+        ids = self._prompts.ids(where, name, prompt)
+        self._targets.check_ids(where, "stop_token_ids", params.stop_ids)
+        own_ends = self._rules.end_ids or self.tokenizer.eos_ids
+        return Translation(
+            ids,
+            self._rules,
+            replace(params, max_tokens=min(params.max_tokens, self._info.context)),
+            end_ids=(frozenset() if params.ignore_eos else own_ends).union(params.stop_ids),
+            decoder=self.tokenizer.stream(),
+            on_chunk=chunks.put if chunks else None,
+        )
+
+    # --- what only other models have ------------------------------------------------------------------------
+    chat = _refused("chat")
+    stream_chat = _refused("stream_chat")
+    logits = _refused("logits")
+    perplexity = _refused("perplexity")
+    embed = _refused("embed")
+    classify = _refused("classify")
