@@ -24,7 +24,7 @@ SURE_MARGIN = 0.3
 class Real:
     """A model of the catalogue, its reference, and how far llama.cpp's logits diverge from it.
 
-    Mean and 99th percentile: rounding activations to 8 bits costs this much.
+    Mean and 99th percentile, eleven times the mean: rounding activations to 8 bits costs this much.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Real:
 
 
 SMOLLM2 = Real("smollm2", "smollm2-135m-q4_1", 49152, 0.0027, 0.030)
-GEMMA3 = Real("gemma3-270m", "gemma-3-270m-q4_k_m", 262144, 0.0058, 0.080)
-QWEN2 = Real("qwen2.5-coder-0.5b", "qwen2.5-coder-0.5b-q4_k_m", 151936, 0.00088, 0.010)
+GEMMA3 = Real("gemma3-270m", "gemma-3-270m-q4_k_m", 262144, 0.0058, 0.064)
+QWEN2 = Real("qwen2.5-coder-0.5b", "qwen2.5-coder-0.5b-q4_k_m", 151936, 0.00088, 0.0097)
 
 
 @pytest.fixture(
