@@ -111,6 +111,9 @@ class _Recorder:
         assert name == "token_embd.weight"
         return (VOCAB, self._hidden)
 
+    def n_rows(self, name: str) -> int:
+        return self.shape(name)[0]
+
     def skip(self, *names: str) -> None:
         pass
 

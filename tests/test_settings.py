@@ -9,6 +9,7 @@ import pytest
 from lanner._core import ModelFileError, UnsupportedModelError
 from lanner.config import Settings
 from lanner.hf_config import HfValues
+from lanner.models._rope import read_rope
 
 
 def settings(**config: Any) -> Settings:
@@ -55,26 +56,27 @@ def test_defaults_are_those_of_the_architecture() -> None:
         {"rope_theta": 5e5},
         {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
         {"rope_theta": 5e5, "rope_scaling": None},
+        {"rope_theta": 5e5, "rope_parameters": {"rope_type": "default"}},
+        {"rotary_emb_base": 5e5},
         {"rope_theta": 5e5, "rope_scaling": {"rope_type": "default", "type": "default"}},
     ],
 )
 def test_rope_of_every_version(config: dict[str, Any]) -> None:
-    s = settings(**config)
-    assert s.real("rope.freq_base", 1e4) == 5e5
-    s.must_equal("rope.scaling.type", "none")
-    s.must_equal("rope.scaling.factor", 1.0)
+    s = settings(max_position_embeddings=64, **config)
+    assert read_rope(s, None, 4).inv_freq.tolist() == [1.0, 5e5**-0.5]
     s.finish()
 
 
 def test_an_object_is_read_whole_or_name_by_name() -> None:
     rope = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5, "low_freq_factor": 1.0, "null": None}
     s = settings(rope_parameters=rope)
-    assert s.required("rope.scaling.type", str) == "llama3" and s.real("rope.freq_base") == 5e5
+    assert s.required("rope_parameters.rope_type", str) == "llama3"
+    assert s.real("rope_parameters.rope_theta") == 5e5
     with pytest.raises(
         UnsupportedModelError, match=r"rope_parameters\.factor is not known, its effect would be"
     ):
         s.finish()
-    assert s.real("rope.scaling.factor") == 8.0
+    assert s.real("rope_parameters.factor") == 8.0
     with pytest.raises(UnsupportedModelError, match=r"rope_parameters\.low_freq_factor is not known"):
         s.finish()
     assert s.raw("rope_parameters") == rope
@@ -103,7 +105,9 @@ def test_names_that_are_harmless_at_a_value(name: str, harmless: object, harmful
 
 def test_two_names_that_differ() -> None:
     s = settings(rope_theta=1e4, rope_parameters={"rope_theta": 1e5})
-    with pytest.raises(
-        ModelFileError, match=r"rope_theta is 10000\.0, rope_parameters\.rope_theta is 100000\.0"
-    ):
-        s.real("rope.freq_base")
+    with pytest.raises(ModelFileError, match=r"rope_theta of the rope is 10000\.0, and 100000\.0 in rope"):
+        read_rope(s, None, 4)
+    s = settings(norm_epsilon=1e-5, layer_norm_epsilon=1e-6)
+    s.use({"attention.layer_norm_epsilon": ("norm_epsilon", "layer_norm_epsilon")}, {})
+    with pytest.raises(ModelFileError, match="norm_epsilon is 1e-05, layer_norm_epsilon is 1e-06"):
+        s.real("attention.layer_norm_epsilon")

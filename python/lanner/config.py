@@ -209,3 +209,8 @@ class DecoderConfig:
     scale: float
     windows: tuple[int, ...]
     is_tied: bool
+
+    @property
+    def mlp_size(self) -> int:
+        """Columns that the MLPs of a layer make of a token."""
+        return self.intermediate_size

@@ -144,8 +144,8 @@ class Decoder:
 def activation_bytes(c: DecoderConfig, n_tokens: int, n_threads: int) -> int:
     """What a step needs at most besides weights and cache: values, their codes (3.5 bytes), scratch."""
     heads = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim
-    width = 3 * c.hidden_size + heads + c.n_heads * c.head_dim + c.intermediate_size
-    coded = 3 * c.hidden_size + c.n_heads * c.head_dim + c.intermediate_size
+    width = 3 * c.hidden_size + heads + c.n_heads * c.head_dim + c.mlp_size
+    coded = 3 * c.hidden_size + c.n_heads * c.head_dim + c.mlp_size
     row_bytes = 4 * width + 4 * coded
     return (
         row_bytes * (n_tokens + 4 * n_threads + MAX_OUTPUTS)

@@ -9,9 +9,6 @@ from lanner import _core
 
 HfKeys = Mapping[str, "str | tuple[str, ...] | None"]
 
-_ROPE = ("rope_parameters", "rope_scaling")
-"""The object with everything about rotary positions: transformers 5 writes the first, 4 the second."""
-
 HF_KEYS: dict[str, str | tuple[str, ...] | None] = {
     "embedding_length": "hidden_size",
     "block_count": "num_hidden_layers",
@@ -23,18 +20,10 @@ HF_KEYS: dict[str, str | tuple[str, ...] | None] = {
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.layer_norm_epsilon": "layer_norm_eps",
     "attention.sliding_window": "sliding_window",
-    "rope.freq_base": ("rope_theta", *(f"{rope}.rope_theta" for rope in _ROPE)),
-    "rope.scaling.type": tuple(f"{rope}.{name}" for rope in _ROPE for name in ("rope_type", "type")),
-    "rope.scaling.factor": tuple(f"{rope}.factor" for rope in _ROPE),
-    "rope.scaling.attn_factor": tuple(f"{rope}.attention_factor" for rope in _ROPE),
-    "rope.partial_factor": ("partial_rotary_factor", *(f"{rope}.partial_rotary_factor" for rope in _ROPE)),
     "expert_count": "num_local_experts",
     "expert_used_count": "num_experts_per_tok",
 }
 """By canonical key, the name of most architectures. Keys that are not here have the same name in both."""
-
-_SAME_VALUE = {"rope.scaling.type": {"default": "none"}}
-"""Values that GGUF spells otherwise."""
 
 HARMLESS_HF = frozenset({
     # Who made the file, with what, and which class of which library opens it: its tensors say what it is.
@@ -117,7 +106,7 @@ class HfValues:
         for name, other in found.items():
             if other != value:
                 raise _core.ModelFileError(f"config.json: {first} is {value!r:.80}, {name} is {other!r:.80}")
-        return _SAME_VALUE.get(key, {}).get(value, value) if isinstance(value, str) else value
+        return value
 
     def default(self, key: str) -> Any:
         """What the architecture's config class means by a missing key; null means what it says."""

@@ -29,11 +29,11 @@ def read_json(data: bytes | memoryview, source: str) -> dict[str, Any]:
     """An object of JSON without a name that occurs twice; ModelFileError naming `source` otherwise."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in found if names.count(name) > 1)
-            raise _core.ModelFileError(f"{source}: name {twice!r:.80} occurs more than once")
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise _core.ModelFileError(f"{source}: name {name!r:.80} occurs more than once")
+            found[name] = value
         return found
 
     try:

@@ -101,6 +101,14 @@ class Weights:
         """The shape of a tensor that must exist, slowest dimension first."""
         return self._tensor(self._name(name, None)).shape
 
+    def n_rows(self, name: str) -> int:
+        """Rows of a matrix that must exist."""
+        if len(shape := self.shape(name)) != 2:
+            raise _core.ModelFileError(
+                f"{self.checkpoint.path}: tensor {self._name(name)!r} has shape {shape}, wanted a matrix"
+            )
+        return shape[0]
+
     def packed(self, *sources: Source, keep: bool = False) -> _core.Packed:
         """The fused weight of several (N, K) tensors, in their order; `keep` leaves their formats alone."""
         parts = [self._part(source, keep) for source in sources]
@@ -123,7 +131,7 @@ class Weights:
         if source.hf is not None and self._names is not None:
             import numpy as np
 
-            array = source.hf(np.frombuffer(values, np.float32).reshape(shape))
+            array = self._viewed(source, np.frombuffer(values, np.float32).reshape(shape))
             values = self._shaped(source, array.astype(np.float32)).tobytes()
         return memoryview(values).cast("f", source.shape)
 
@@ -214,7 +222,7 @@ class Weights:
             raise ValueError(f"packed: {source.name} has shape {source.shape}, wanted a matrix")
         data: Any = info.file
         if source.hf is not None and self._names is not None:
-            data, offset = self._shaped(source, source.hf(self._array(info, shape, offset))), 0
+            data, offset = self._shaped(source, self._viewed(source, self._array(info, shape, offset))), 0
             info.file.release(info.offset, info.n_bytes)
         interleaved = source.interleaved if self._names is None else 0
         n_rows, k = source.shape
@@ -237,6 +245,18 @@ class Weights:
         dtype = np.dtype(FLOATS[info.format])
         data = np.frombuffer(info.file.range(offset, math.prod(shape) * dtype.itemsize), dtype)
         return data.reshape(shape)
+
+    def _viewed(self, source: Source, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What `hf` of a source makes of a folder's array."""
+        assert source.hf is not None
+        try:
+            viewed: npt.NDArray[Any] = source.hf(array)
+        except ValueError:
+            raise _core.ModelFileError(
+                f"{self.checkpoint.path}: tensor {self._name(source.name, source.index)!r} has shape "
+                f"{array.shape}, which does not make the {source.shape} that the configuration wants"
+            ) from None
+        return viewed
 
     def _shaped(self, source: Source, array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """The bytes of an array that has the shape of its source."""

@@ -71,7 +71,9 @@ def relative_error(given: np.ndarray, wanted: np.ndarray) -> float:
 
 @pytest.mark.parametrize(("name", "container"), CONTAINERS)
 def test_logits_of_prefill_and_cached_steps(name: str, container: str, saved: Any) -> None:
-    decoder = Decoder(open_checkpoint(saved(name, container)), n_threads=2, kv_dtype="f32")
+    decoder = Decoder(
+        open_checkpoint(saved(name, container)), context=MODELS[name].context, n_threads=2, kv_dtype="f32"
+    )
     ids = list(IDS)
     whole = step_logits(decoder, ids, 64)
     assert relative_error(whole, wanted_logits(name, ids)) <= MAX_RELATIVE_ERROR

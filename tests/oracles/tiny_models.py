@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,11 @@ GLOBAL_AND_LOCAL = {
 }
 
 
-def longrope(head_dim: int) -> dict[str, Any]:
+def longrope(head_dim: int, original: int = 64) -> dict[str, Any]:
     factors = np.linspace(1.0, 3.0, head_dim // 2)
     return {
         "rope_type": "longrope", "rope_theta": 1e4, "short_factor": factors.tolist(),
-        "long_factor": (4 * factors).tolist(), "original_max_position_embeddings": 64,
+        "long_factor": (4 * factors).tolist(), "original_max_position_embeddings": original,
     }  # fmt: skip
 
 
@@ -55,6 +56,7 @@ class Tiny:
         default_factory=dict
     )  # further GGUF keys, or others than those of `gguf_keys`
     classes: tuple[str, str] | None = None
+    context: int | None = None  # that it is loaded with
 
     def make(self) -> Any:
         """The model of transformers, float32, with weights that all matter."""
@@ -110,7 +112,14 @@ MODELS = {
     "phi3": Tiny("Phi3", SIZES | {"sliding_window": 40}, "phi3"),
     "phi3 long": Tiny("Phi3", SIZES | {
         "rope_parameters": longrope(16), "original_max_position_embeddings": 64,
-        "max_position_embeddings": 256}),
+        "max_position_embeddings": 256}, "phi3", {
+            "rope.scaling.original_context_length": 64,
+            "rope.scaling.attn_factor": (1 + math.log(4) / math.log(64)) ** 0.5}),
+    "phi3 short": Tiny("Phi3", SIZES | {
+        "rope_parameters": longrope(16, original=200), "original_max_position_embeddings": 200,
+        "max_position_embeddings": 256}, "phi3", {
+            "rope.scaling.original_context_length": 200,
+            "rope.scaling.attn_factor": (1 + math.log(1.28) / math.log(200)) ** 0.5}, context=200),
     "phi4 partial": Tiny("Phi3", SIZES | {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}},
         "phi3", {"rope.dimension_count": 12}),
@@ -249,6 +258,10 @@ def write_gguf(tiny: Tiny, model: Any, folder: Path, path: Path, dtype: Any = np
         out.add_tensor(known, np.ascontiguousarray(rows))
     if tiny.config.get("rope_parameters") is LLAMA3:
         out.add_tensor("rope_freqs.weight", llama3_divisors(c))
+    parameters = tiny.config.get("rope_parameters") or {}
+    for length in ("long", "short"):
+        if factors := parameters.get(f"{length}_factor"):
+            out.add_tensor(f"rope_factors_{length}.weight", np.array(factors, np.float32))
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core
 from lanner.config import MAX_CONTEXT, DecoderConfig
+from lanner.models import _sizes
 
 if TYPE_CHECKING:
     from lanner._builder_rows import Function
@@ -26,14 +27,10 @@ HF_DEFAULTS = {
 }
 HARMLESS = frozenset({
     # Which head another library puts on, how it presents scores, and sizes of heads that are not used here.
-    "tie_word_embeddings", "sentence_transformers", "directionality", "output_past", "pooler_fc_size",
+    "tie_word_embeddings", "sentence_transformers", "sbert_ce_default_activation_function",
+    "directionality", "output_past", "pooler_fc_size",
     "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type",
 })  # fmt: skip
-FUNCTIONS: dict[str, Function] = {
-    "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
-    "relu": "relu", "silu": "silu", "swish": "silu",
-}  # fmt: skip
-"""Names in config.json, and those of `Builder.activate`."""
 
 HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining")
 PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
@@ -71,22 +68,16 @@ def config(s: Settings, w: Weights, *, first_position: int = 0, pad_id: int | No
         raise _core.ModelFileError(
             f"{s.source}: {n_heads} heads do not divide a hidden size of {hidden_size}"
         )
-    n_layers = s.positive("block_count")
+    n_layers = s.positive("block_count", most=_sizes.MAX_LAYERS)
     n_positions = s.positive("context_length", most=MAX_CONTEXT)
     if first_position >= n_positions:
         raise _core.ModelFileError(
             f"{s.source}: a text begins at position {first_position}, the table has {n_positions}"
         )
-    function = s.required("hidden_act", str)
-    if function not in FUNCTIONS:
-        raise _core.UnsupportedModelError(
-            f"{s.source}: {s.name('hidden_act')} is {function!r:.80}, "
-            f"only {', '.join(FUNCTIONS)} are supported"
-        )
     labels = _labels(s, w)
     return EncoderConfig(
         architecture=s.architecture,
-        vocab_size=s.vocab_size(w.shape("token_embd.weight")[0]),
+        vocab_size=s.vocab_size(w.n_rows("token_embd.weight")),
         hidden_size=hidden_size,
         intermediate_size=s.positive("feed_forward_length"),
         n_layers=n_layers,
@@ -98,7 +89,7 @@ def config(s: Settings, w: Weights, *, first_position: int = 0, pad_id: int | No
         scale=(hidden_size // n_heads) ** -0.5,
         windows=(0,) * n_layers,
         is_tied=False,
-        function=FUNCTIONS[function],
+        function=_sizes.function(s, "hidden_act", "gelu"),
         first_position=first_position,
         pad_id=pad_id,
         labels=labels,
@@ -119,13 +110,13 @@ def _labels(s: Settings, w: Weights) -> tuple[str, ...]:
         )
     if name is None and not w.has("cls.output.weight"):
         return ()
-    n_labels = w.shape("cls.output.weight")[0]
+    n_labels = w.n_rows("cls.output.weight")
     by_id = s.raw("id2label")
     if by_id is None:
         return tuple(f"LABEL_{i}" for i in range(n_labels))
     found = [by_id.get(str(i)) for i in range(n_labels)] if isinstance(by_id, dict) else []
     labels = [label for label in found if isinstance(label, str)]
-    if not len(by_id) == len(labels) == len(set(labels)) == n_labels:
+    if not isinstance(by_id, dict) or not len(by_id) == len(labels) == len(set(labels)) == n_labels:
         raise _core.ModelFileError(
             f"{s.source}: id2label does not name the {n_labels} labels of the head, '0' to '{n_labels - 1}', "
             "each by another string"

@@ -28,9 +28,11 @@ def read_rope(
 
     Args:
         layers: "full_attention" or "sliding_attention" where a Hugging Face folder gives each its own.
-        theta: base of the frequencies where the checkpoint does not say.
+        theta: base of the frequencies where a folder does not say.
     """
-    return _from_gguf(s, w, dims, theta) if s.is_gguf else _from_hf(s, dims, layers, theta)
+    if dims % 2:
+        raise _core.UnsupportedModelError(f"{s.source}: {dims} columns of a head turn, wanted an even number")
+    return _from_gguf(s, w, dims) if s.is_gguf else _from_hf(s, dims, layers, theta)
 
 
 def rotary_dims(s: Settings, head_dim: int, otherwise: float = 1.0) -> int:
@@ -53,8 +55,8 @@ def plain(dims: int, theta: float, factor: float = 1.0) -> array[float]:
 
 
 # --- GGUF ---------------------------------------------------------------------------------------------------
-def _from_gguf(s: Settings, w: Weights, dims: int, theta: float) -> Rope:
-    theta = s.real("rope.freq_base", theta)
+def _from_gguf(s: Settings, w: Weights, dims: int) -> Rope:
+    theta = s.real("rope.freq_base", 10000.0)
     s.must_equal("rope.dimension_count", dims)
     kind = s.default("rope.scaling.type", "linear")
     factor = s.real("rope.scaling.factor", s.real("rope.scale_linear", 1.0))
@@ -95,15 +97,24 @@ def _divided(s: Settings, frequencies: array[float], divisors: Iterable[float]) 
 
 # --- Hugging Face -------------------------------------------------------------------------------------------
 def rope_parameters(s: Settings, layers: str | None = None) -> dict[str, Any]:
-    """`rope_parameters` of newer folders, or rope_theta and rope_scaling of older ones."""
-    found, theta = _object(s, "rope_parameters", s.raw("rope_parameters")), s.raw("rope_theta")
-    theta = s.raw("rotary_emb_base") if theta is None else theta  # GPT-NeoX, in older folders
-    scaling = _object(s, "rope_scaling", s.raw("rope_scaling"))
-    if found is None:
-        found = (scaling or {}) | ({} if theta is None else {"rope_theta": theta})
+    """What a folder says in `rope_parameters`, newer, or in rope_theta and rope_scaling, older, or in both.
+
+    Raises ModelFileError where both speak and differ.
+    """
+    found = dict(_object(s, "rope_parameters", s.raw("rope_parameters")) or {})
     if layers and layers in found:
-        found = _object(s, f"rope_parameters.{layers}", found[layers]) or {}
-    return dict(found)
+        return dict(_object(s, f"rope_parameters.{layers}", found[layers]) or {})
+    theta = s.raw("rope_theta")
+    theta = s.raw("rotary_emb_base") if theta is None else theta  # GPT-NeoX, in older folders
+    older = dict(_object(s, "rope_scaling", s.raw("rope_scaling")) or {})
+    if theta is not None:
+        older["rope_theta"] = theta
+    for name, value in older.items():
+        if (stated := found.setdefault(name, value)) is not value and stated != value:
+            raise _core.ModelFileError(
+                f"{s.source}: {name} of the rope is {value!r:.80}, and {stated!r:.80} in rope_parameters"
+            )
+    return found
 
 
 def _object(s: Settings, name: str, value: Any) -> dict[str, Any] | None:

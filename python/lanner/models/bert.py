@@ -128,7 +128,7 @@ def _positions(cfg: EncoderConfig, w: Weights) -> npt.NDArray[np.float32]:
     table = np.asarray(w.vector(Source("position_embd.weight", (n, cfg.hidden_size))))[cfg.first_position :]
     if not w.has("token_types.weight"):
         return np.ascontiguousarray(table)
-    n_types = w.shape("token_types.weight")[0]
+    n_types = w.n_rows("token_types.weight")
     types = np.asarray(w.vector(Source("token_types.weight", (n_types, cfg.hidden_size))))
     folded: npt.NDArray[np.float32] = table + types[0]
     return folded

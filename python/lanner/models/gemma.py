@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lanner import _core
 from lanner.builder import Rope
 from lanner.config import DecoderConfig
-from lanner.models import _layers, _parts
+from lanner.models import _layers, _parts, _sizes
 from lanner.models._rope import plain, read_rope
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from lanner.phases import Value
     from lanner.weights import Weights
 
-HF_PREFIX, HF_IGNORED = _parts.HF_PREFIX, _parts.HF_IGNORED
-HF_NAMES = _parts.HF_NAMES | {
+HF_PREFIX, HF_IGNORED = _sizes.HF_PREFIX, _sizes.HF_IGNORED
+HF_NAMES = _sizes.HF_NAMES | {
     "blk.{}.post_attention_norm": "model.layers.{}.post_attention_layernorm",
     "blk.{}.ffn_norm": "model.layers.{}.pre_feedforward_layernorm",
     "blk.{}.post_ffw_norm": "model.layers.{}.post_feedforward_layernorm",
@@ -81,7 +81,10 @@ def config(s: Settings, w: Weights) -> GemmaConfig:
     if not is_gemma3:
         defaults |= {"attn_logit_softcapping": ATTN_CAP, "final_logit_softcapping": LOGIT_CAP}
     s.use(
-        {"attention.sliding_window_pattern": ("sliding_window_pattern", "_sliding_window_pattern")},
+        {
+            "attention.sliding_window": ("sliding_window", "sliding_window_size"),
+            "attention.sliding_window_pattern": ("sliding_window_pattern", "_sliding_window_pattern"),
+        },
         defaults,
         frozenset({"attention_bias"}),
     )
@@ -89,7 +92,7 @@ def config(s: Settings, w: Weights) -> GemmaConfig:
     s.must_equal("hidden_activation", "gelu_pytorch_tanh")
     s.must_equal("use_bidirectional_attention", False)
     s.raw("hidden_act")
-    sizes = _parts.sizes(s, w)
+    sizes = _sizes.sizes(s, w)
     head_dim, n_layers = sizes["head_dim"], sizes["n_layers"]
     # Of the 27B models alone the scale goes by hidden_size; GGUF files do not say so.
     is_27b = s.is_gguf and n_layers == (62 if is_gemma3 else 46)
@@ -102,8 +105,8 @@ def config(s: Settings, w: Weights) -> GemmaConfig:
     cap = float(s.is_gguf and not is_gemma3)  # null in a folder is no cap
     rope = read_rope(s, w, head_dim, layers="full_attention", theta=1e6 if is_gemma3 else 1e4)
     return GemmaConfig(
-        **sizes | {"windows": _parts.layer_windows(s, n_layers, window, lambda i: (i + 1) % every != 0)},
-        is_tied=_parts.is_tied(s, w, otherwise=True),
+        **sizes | {"windows": _sizes.layer_windows(s, n_layers, window, lambda i: (i + 1) % every != 0)},
+        is_tied=_sizes.is_tied(s, w, otherwise=True),
         scale=scalar**-0.5,
         rope=rope,
         local_rope=_local_rope(s, w, head_dim) if is_gemma3 else rope,
@@ -114,10 +117,12 @@ def config(s: Settings, w: Weights) -> GemmaConfig:
 
 
 def _local_rope(s: Settings, w: Weights, head_dim: int) -> Rope:
-    local_theta = s.real("rope.freq_base_swa", LOCAL_THETA) if s.is_gguf else s.raw("rope_local_base_freq")
-    if local_theta is not None:
-        return Rope(plain(head_dim, float(local_theta)))
-    return read_rope(s, w, head_dim, layers="sliding_attention", theta=LOCAL_THETA)
+    """The rotation of layers with a window, which nothing stretches; newer folders state it as the other."""
+    by_layer = None if s.is_gguf else s.raw("rope_parameters")
+    if isinstance(by_layer, dict) and "sliding_attention" in by_layer:
+        return read_rope(s, w, head_dim, layers="sliding_attention", theta=LOCAL_THETA)
+    key = "rope.freq_base_swa" if s.is_gguf else "rope_local_base_freq"
+    return Rope(plain(head_dim, s.real(key, LOCAL_THETA)))
 
 
 def load(cfg: GemmaConfig, w: Weights) -> GemmaWeights:

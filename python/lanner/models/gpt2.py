@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _layers, _parts
+from lanner.models import _layers, _parts, _sizes
 from lanner.weights import Source
 
 if TYPE_CHECKING:
-    from lanner._builder_rows import Vector
+    from lanner._builder_rows import Function, Vector
     from lanner.builder import Builder
     from lanner.config import Settings
     from lanner.phases import Value
@@ -42,8 +42,19 @@ HF_KEYS = {
     "context_length": "n_positions",
     "attention.layer_norm_epsilon": "layer_norm_epsilon",
 }
-_SUMMARY = ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")
-"""Settings of a classifying head, which a language model has not."""
+HARMLESS = frozenset({
+    # How it is computed elsewhere, a size that n_positions states too, and settings of heads that it has not.
+    "reorder_and_upcast_attn", "n_ctx", "n_special", "predict_special_tokens", "summary_type",
+    "summary_use_proj", "summary_activation", "summary_proj_to_labels",
+})  # fmt: skip
+"""Names in config.json that change nothing here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpt2Config(DecoderConfig):
+    """The sizes, and the function of the MLP."""
+
+    function: Function
 
 
 @dataclass(frozen=True)
@@ -67,23 +78,25 @@ class Gpt2Weights:
     head: _core.Packed
 
 
-def config(s: Settings, w: Weights) -> DecoderConfig:
+def config(s: Settings, w: Weights) -> Gpt2Config:
     """The sizes of the model; what is not supported is refused by name."""
     s.use(
         HF_KEYS,
         {"attention.layer_norm_epsilon": 1e-5},
-        frozenset({"reorder_and_upcast_attn", "n_ctx", *(f"summary_{name}" for name in _SUMMARY)}),
+        HARMLESS,
     )
     for key, supported in (
-        ("activation_function", "gelu_new"),
         ("add_cross_attention", False),
         ("scale_attn_by_inverse_layer_idx", False),
         ("scale_attn_weights", True),
     ):
         s.must_equal(key, supported)
-    sizes = _parts.sizes(s, w, eps_key="attention.layer_norm_epsilon", mlp_ratio=4)
-    return DecoderConfig(
-        **sizes, is_tied=_parts.is_tied(s, w, otherwise=True), scale=sizes["head_dim"] ** -0.5
+    sizes = _sizes.sizes(s, w, eps_key="attention.layer_norm_epsilon", mlp_ratio=4)
+    return Gpt2Config(
+        **sizes,
+        function=_sizes.function(s, "activation_function", "gelu_new"),
+        is_tied=_sizes.is_tied(s, w, otherwise=True),
+        scale=sizes["head_dim"] ** -0.5,
     )
 
 
@@ -92,7 +105,7 @@ def _transposed(rows: Any) -> Any:
     return rows.T
 
 
-def load(cfg: DecoderConfig, w: Weights) -> Gpt2Weights:
+def load(cfg: Gpt2Config, w: Weights) -> Gpt2Weights:
     """Takes every tensor, by name and shape."""
 
     def layer(i: int) -> Layer:
@@ -113,7 +126,7 @@ def load(cfg: DecoderConfig, w: Weights) -> Gpt2Weights:
     )
 
 
-def build(b: Builder, cfg: DecoderConfig, w: Gpt2Weights) -> Value:
+def build(b: Builder, cfg: Gpt2Config, w: Gpt2Weights) -> Value:
     """Emits the program; returns the logits (R, vocab_size)."""
     x = b.add_positions(b.embed(w.tok), w.positions, 0, "embed.positions")
     for i, layer in enumerate(w.layers):
@@ -121,5 +134,5 @@ def build(b: Builder, cfg: DecoderConfig, w: Gpt2Weights) -> Value:
         h = _layers.normed(b, cfg, x, layer.attn_norm, "attn.norm")
         x = b.add(x, _layers.attend(b, cfg, i, h, layer.attn, None), "attn.add")
         h = _layers.normed(b, cfg, x, layer.ffn_norm, "ffn.norm")
-        x = b.add(x, _layers.ungated(b, h, layer.mlp, "gelu_tanh"), "ffn.add")
+        x = b.add(x, _layers.ungated(b, h, layer.mlp, cfg.function), "ffn.add")
     return _layers.logits(b, cfg, x, w.norm, w.head)

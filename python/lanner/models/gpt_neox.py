@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _layers, _parts
+from lanner.models import _layers, _parts, _sizes
 from lanner.models._rope import read_rope, rotary_dims
 
 if TYPE_CHECKING:
+    from lanner._builder_rows import Function
     from lanner.builder import Builder, Rope
     from lanner.config import Settings
     from lanner.phases import Value
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _LAYER = "gpt_neox.layers.{}."
 
 HF_PREFIX = "gpt_neox."
-HF_IGNORED = ("*.attention.bias", "*.attention.masked_bias", *_parts.HF_IGNORED)
+HF_IGNORED = ("*.attention.bias", "*.attention.masked_bias", *_sizes.HF_IGNORED)
 HF_NAMES = {
     "token_embd": "gpt_neox.embed_in",
     "output_norm": "gpt_neox.final_layer_norm",
@@ -42,6 +43,7 @@ class GptNeoxConfig(DecoderConfig):
     rope: Rope
     is_parallel: bool
     has_attn_biases: bool
+    function: Function
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,14 @@ def config(s: Settings, w: Weights) -> GptNeoxConfig:
         {"attention.layer_norm_epsilon": 1e-5},
         frozenset(),
     )
-    s.must_equal("hidden_act", "gelu")
-    sizes = _parts.sizes(s, w, eps_key="attention.layer_norm_epsilon")
+    sizes = _sizes.sizes(s, w, eps_key="attention.layer_norm_epsilon")
     return GptNeoxConfig(
         **sizes,
-        is_tied=_parts.is_tied(s, w, otherwise=False),
+        is_tied=_sizes.is_tied(s, w, otherwise=False),
         scale=sizes["head_dim"] ** -0.5,
         rope=read_rope(s, w, rotary_dims(s, sizes["head_dim"], HF_ROTARY_PCT)),
         is_parallel=s.default("use_parallel_residual", True),
+        function=_sizes.function(s, "hidden_act", "gelu"),
         has_attn_biases=s.default("attention_bias", True),
     )
 
@@ -112,5 +114,5 @@ def build(b: Builder, cfg: GptNeoxConfig, w: GptNeoxWeights) -> Value:
         beside = _layers.normed(b, cfg, x, layer.ffn_norm, "ffn.norm") if cfg.is_parallel else None
         x = _layers.attend(b, cfg, i, h, layer.attn, cfg.rope, add_to=x)
         h = beside or _layers.normed(b, cfg, x, layer.ffn_norm, "ffn.norm")
-        x = _layers.ungated(b, h, layer.mlp, "gelu", add_to=x)
+        x = _layers.ungated(b, h, layer.mlp, cfg.function, add_to=x)
     return _layers.logits(b, cfg, x, w.norm, w.head)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _layers, _parts
+from lanner.models import _layers, _parts, _sizes
 from lanner.models._rope import read_rope
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lanner.phases import Value
     from lanner.weights import Weights
 
-HF_PREFIX, HF_IGNORED, HF_NAMES = _parts.HF_PREFIX, _parts.HF_IGNORED, _parts.HF_NAMES
+HF_PREFIX, HF_IGNORED, HF_NAMES = _sizes.HF_PREFIX, _sizes.HF_IGNORED, _sizes.HF_NAMES
 HF_KEYS = {
     "attention.key_length": None,
     "attention.scale": "attention_multiplier",
@@ -61,10 +61,10 @@ def config(s: Settings, w: Weights) -> GraniteConfig:
     s.use(HF_KEYS, {"attention.layer_norm_rms_epsilon": 1e-6}, frozenset({"attention_bias", "mlp_bias"}))
     s.must_equal("hidden_act", "silu")
     s.must_equal("expert_count", 0)
-    sizes = _parts.sizes(s, w)
+    sizes = _sizes.sizes(s, w)
     return GraniteConfig(
         **sizes,
-        is_tied=_parts.is_tied(s, w, otherwise=False),
+        is_tied=_sizes.is_tied(s, w, otherwise=False),
         scale=s.real("attention.scale", sizes["head_dim"] ** -0.5 if s.is_gguf else 1.0),
         rope=read_rope(s, w, sizes["head_dim"]),
         embedding_factor=s.real("embedding_scale", 1.0),

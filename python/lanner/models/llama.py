@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _layers, _parts
+from lanner.models import _layers, _parts, _sizes
 from lanner.models._rope import read_rope
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lanner.phases import Value
     from lanner.weights import Weights
 
-HF_PREFIX, HF_IGNORED, HF_NAMES = _parts.HF_PREFIX, _parts.HF_IGNORED, _parts.HF_NAMES
+HF_PREFIX, HF_IGNORED, HF_NAMES = _sizes.HF_PREFIX, _sizes.HF_IGNORED, _sizes.HF_NAMES
 HF_MISTRAL_WINDOW = 4096
 """What a Mistral folder means that does not mention its window; one without a window says null."""
 
@@ -61,16 +61,16 @@ def config(s: Settings, w: Weights) -> LlamaConfig:
     defaults: dict[str, object] = {"attention.layer_norm_rms_epsilon": 1e-6}
     if s.architecture == "mistral":
         defaults["attention.sliding_window"] = HF_MISTRAL_WINDOW
-    s.use({}, defaults, frozenset({"attention_bias", "mlp_bias", "layer_types"}))
+    s.use({}, defaults, frozenset({"attention_bias", "mlp_bias", "layer_types", "max_window_layers"}))
     for key, supported in (("hidden_act", "silu"), ("expert_count", 0), ("expert_used_count", 0)):
         s.must_equal(key, supported)
     s.must_equal("use_sliding_window", False)
-    sizes = _parts.sizes(s, w)
+    sizes = _sizes.sizes(s, w)
     n_layers = sizes["n_layers"]
-    window = s.default("attention.sliding_window", 0)
+    window = _sizes.window(s)
     return LlamaConfig(
         **sizes | {"windows": (window,) * n_layers},
-        is_tied=_parts.is_tied(s, w, otherwise=is_smollm3),
+        is_tied=_sizes.is_tied(s, w, otherwise=is_smollm3),
         scale=sizes["head_dim"] ** -0.5,
         rope=read_rope(s, w, sizes["head_dim"], theta=2e6 if is_smollm3 else 1e4),
         rotates=_rotating_layers(s, n_layers) if is_smollm3 else (True,) * n_layers,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _layers, _parts, qwen
+from lanner.models import _layers, _parts, _sizes, qwen
 from lanner.models._rope import read_rope
 from lanner.weights import Source
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _MLP = "model.layers.{}.mlp."
 _MIXTRAL = "model.layers.{}.block_sparse_moe."
 
-HF_PREFIX, HF_IGNORED = _parts.HF_PREFIX, _parts.HF_IGNORED
-HF_NAMES = _parts.HF_NAMES | {
+HF_PREFIX, HF_IGNORED = _sizes.HF_PREFIX, _sizes.HF_IGNORED
+HF_NAMES = _sizes.HF_NAMES | {
     "blk.{}.ffn_gate_inp": f"{_MLP}gate",
     "blk.{}.ffn_gate_exps": f"{_MLP}experts.{{}}.gate_proj",
     "blk.{}.ffn_up_exps": f"{_MLP}experts.{{}}.up_proj",
@@ -32,7 +32,7 @@ HF_NAMES = _parts.HF_NAMES | {
     "blk.{}.ffn_up_shexp": f"{_MLP}shared_expert.up_proj",
     "blk.{}.ffn_down_shexp": f"{_MLP}shared_expert.down_proj",
 }
-HF_NAMES_MIXTRAL = _parts.HF_NAMES | {
+HF_NAMES_MIXTRAL = _sizes.HF_NAMES | {
     "blk.{}.ffn_gate_inp": f"{_MIXTRAL}gate",
     "blk.{}.ffn_gate_exps": f"{_MIXTRAL}experts.{{}}.w1",
     "blk.{}.ffn_up_exps": f"{_MIXTRAL}experts.{{}}.w3",
@@ -52,6 +52,11 @@ class MoeConfig(DecoderConfig):
     normalise: bool
     shared_size: int
     has_head_norms: bool
+
+    @property
+    def mlp_size(self) -> int:
+        """See DecoderConfig."""
+        return self.n_experts_used * self.intermediate_size + self.shared_size
 
 
 @dataclass(frozen=True)
@@ -96,16 +101,16 @@ def config(s: Settings, w: Weights) -> MoeConfig:
             f"{s.source}: mlp_only_layers is {layers!r:.80}, only experts in every layer are supported"
         )
     n_experts = s.positive("expert_count", most=MAX_EXPERTS)
-    sizes = _parts.sizes(s, w)
+    sizes = _sizes.sizes(s, w)
     if not is_mixtral:
         sizes["intermediate_size"] = s.positive("expert_feed_forward_length", sizes["intermediate_size"])
     n_layers = sizes["n_layers"]
-    window = s.default("attention.sliding_window", 0) if is_mixtral else 0
+    window = _sizes.window(s) if is_mixtral else 0
     return MoeConfig(
         **sizes | {"windows": (window,) * n_layers if is_mixtral else qwen.windows(s, n_layers)},
-        is_tied=_parts.is_tied(s, w, otherwise=False),
+        is_tied=_sizes.is_tied(s, w, otherwise=False),
         scale=sizes["head_dim"] ** -0.5,
-        rope=read_rope(s, w, sizes["head_dim"], theta=1e6 if is_mixtral else 1e4),
+        rope=read_rope(s, w, sizes["head_dim"], theta=1e6 if s.architecture == "mixtral" else 1e4),
         n_experts=n_experts,
         n_experts_used=s.positive("expert_used_count", most=n_experts),
         normalise=is_mixtral or s.default("norm_topk_prob", s.is_gguf and is_qwen3),
@@ -117,17 +122,13 @@ def config(s: Settings, w: Weights) -> MoeConfig:
 def _use_keys(s: Settings, is_mixtral: bool) -> None:
     keys: dict[str, str | tuple[str, ...] | None] = {
         "expert_count": ("num_local_experts", "num_experts"),
-        "expert_used_count": "num_experts_per_tok",
         "expert_feed_forward_length": "moe_intermediate_size",
         "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
     }
-    ignored = frozenset(
-        {"attention_bias", "qkv_bias", "router_aux_loss_coef", "router_jitter_noise", "output_router_logits"}
+    defaults = {"attention.layer_norm_rms_epsilon": 1e-5 if is_mixtral else 1e-6}
+    s.use(
+        keys, defaults if is_mixtral else defaults | qwen.HF_WINDOW, frozenset({"attention_bias", "qkv_bias"})
     )
-    if is_mixtral:
-        s.use(keys, {"attention.layer_norm_rms_epsilon": 1e-5}, ignored)
-        return
-    s.use(keys, {"attention.layer_norm_rms_epsilon": 1e-6}, ignored)
 
 
 def names(s: Settings) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _layers, _parts
+from lanner.models import _layers, _parts, _sizes
 from lanner.models._rope import read_rope
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lanner.phases import Value
     from lanner.weights import Weights
 
-HF_PREFIX, HF_IGNORED = _parts.HF_PREFIX, _parts.HF_IGNORED
-HF_NAMES = _parts.HF_NAMES | {
+HF_PREFIX, HF_IGNORED = _sizes.HF_PREFIX, _sizes.HF_IGNORED
+HF_NAMES = _sizes.HF_NAMES | {
     "blk.{}.post_attention_norm": "model.layers.{}.post_attention_layernorm",
     "blk.{}.post_ffw_norm": "model.layers.{}.post_feedforward_layernorm",
 }
@@ -60,10 +60,10 @@ def config(s: Settings, w: Weights) -> Olmo2Config:
         frozenset({"attention_bias"}),
     )
     s.must_equal("hidden_act", "silu")
-    sizes = _parts.sizes(s, w)
+    sizes = _sizes.sizes(s, w)
     return Olmo2Config(
         **sizes,
-        is_tied=_parts.is_tied(s, w, otherwise=False),
+        is_tied=_sizes.is_tied(s, w, otherwise=False),
         scale=sizes["head_dim"] ** -0.5,
         rope=read_rope(s, w, sizes["head_dim"]),
     )

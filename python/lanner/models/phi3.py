@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _layers, _parts
+from lanner.models import _layers, _parts, _sizes
 from lanner.models._rope import read_rope, rotary_dims
 from lanner.weights import Source
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from lanner.phases import Value
     from lanner.weights import Weights
 
-HF_PREFIX, HF_IGNORED = _parts.HF_PREFIX, _parts.HF_IGNORED
-HF_NAMES = _parts.HF_NAMES | {
+HF_PREFIX, HF_IGNORED = _sizes.HF_PREFIX, _sizes.HF_IGNORED
+HF_NAMES = _sizes.HF_NAMES | {
     "blk.{}.attn_qkv": "model.layers.{}.self_attn.qkv_proj",
     "blk.{}.ffn_up": "model.layers.{}.mlp.gate_up_proj",
 }
@@ -58,12 +58,19 @@ def config(s: Settings, w: Weights) -> Phi3Config:
         {"attention.layer_norm_rms_epsilon": 1e-5},
         frozenset({"attention_bias", "original_max_position_embeddings"}),
     )
-    s.must_equal("hidden_act", "silu")
-    sizes = _parts.sizes(s, w)
-    window = s.default("attention.sliding_window", 0)
+    for key, supported in (
+        ("hidden_act", "silu"),
+        ("full_attn_mod", 1),
+        ("interpolate_factor", 1),
+        ("lm_head_bias", False),
+        ("mlp_bias", False),
+    ):
+        s.must_equal(key, supported)
+    sizes = _sizes.sizes(s, w)
+    window = _sizes.window(s)
     return Phi3Config(
         **sizes | {"windows": (window,) * sizes["n_layers"]},
-        is_tied=_parts.is_tied(s, w, otherwise=False),
+        is_tied=_sizes.is_tied(s, w, otherwise=False),
         scale=sizes["head_dim"] ** -0.5,
         rope=read_rope(s, w, rotary_dims(s, sizes["head_dim"])),
     )

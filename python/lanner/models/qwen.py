@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _layers, _parts
+from lanner.models import _layers, _parts, _sizes
 from lanner.models._rope import read_rope
 
 if TYPE_CHECKING:
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from lanner.phases import Value
     from lanner.weights import Weights
 
-HF_PREFIX, HF_IGNORED, HF_NAMES = _parts.HF_PREFIX, _parts.HF_IGNORED, _parts.HF_NAMES
+HF_PREFIX, HF_IGNORED, HF_NAMES = _sizes.HF_PREFIX, _sizes.HF_IGNORED, _sizes.HF_NAMES
+HF_WINDOW: dict[str, object] = {"attention.sliding_window": 4096}
+"""What a folder means that does not mention its window."""
+
 HF_HEAD_DIM = 128
 """Columns of a head where a Qwen 3 folder does not say."""
 
@@ -53,15 +56,15 @@ class QwenWeights:
 def config(s: Settings, w: Weights) -> QwenConfig:
     """The sizes of the model; what is not supported is refused by name."""
     has_head_norms = s.architecture == "qwen3"
-    defaults: dict[str, object] = {"attention.layer_norm_rms_epsilon": 1e-6}
+    defaults: dict[str, object] = {"attention.layer_norm_rms_epsilon": 1e-6} | HF_WINDOW
     if has_head_norms:
         defaults["attention.key_length"] = HF_HEAD_DIM
     s.use({}, defaults, frozenset({"attention_bias"}))
     s.must_equal("hidden_act", "silu")
-    sizes = _parts.sizes(s, w)
+    sizes = _sizes.sizes(s, w)
     return QwenConfig(
         **sizes | {"windows": windows(s, sizes["n_layers"])},
-        is_tied=_parts.is_tied(s, w, otherwise=False),
+        is_tied=_sizes.is_tied(s, w, otherwise=False),
         scale=sizes["head_dim"] ** -0.5,
         rope=read_rope(s, w, sizes["head_dim"]),
         has_head_norms=has_head_norms,
@@ -71,9 +74,9 @@ def config(s: Settings, w: Weights) -> QwenConfig:
 def windows(s: Settings, n_layers: int) -> tuple[int, ...]:
     """The window of every layer: of those from max_window_layers on, where a folder uses windows at all."""
     first = s.default("max_window_layers", 28)
-    window = s.default("attention.sliding_window", 4096)
+    window = _sizes.window(s)
     uses = s.default("use_sliding_window", False)
-    return _parts.layer_windows(s, n_layers, window, lambda i: uses and i >= first)
+    return _sizes.layer_windows(s, n_layers, window, lambda i: uses and i >= first)
 
 
 def load(cfg: QwenConfig, w: Weights) -> QwenWeights:

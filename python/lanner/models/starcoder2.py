@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lanner import _core
 from lanner.config import DecoderConfig
-from lanner.models import _layers, _parts
+from lanner.models import _layers, _parts, _sizes
 from lanner.models._rope import read_rope
 
 if TYPE_CHECKING:
@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from lanner.phases import Value
     from lanner.weights import Weights
 
-HF_PREFIX, HF_IGNORED = _parts.HF_PREFIX, _parts.HF_IGNORED
-HF_NAMES = _parts.HF_NAMES | {
+HF_PREFIX, HF_IGNORED = _sizes.HF_PREFIX, _sizes.HF_IGNORED
+HF_NAMES = _sizes.HF_NAMES | {
     "blk.{}.ffn_up": "model.layers.{}.mlp.c_fc",
     "blk.{}.ffn_down": "model.layers.{}.mlp.c_proj",
 }
+
+HARMLESS = frozenset({
+    # Windows are the same in all layers, hidden_act is what counts, and how it is computed elsewhere.
+    "layer_types", "activation_function", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32",
+})  # fmt: skip
+"""Names in config.json that change nothing here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +60,25 @@ class Starcoder2Weights:
 def config(s: Settings, w: Weights) -> Starcoder2Config:
     """The sizes of the model; what is not supported is refused by name."""
     s.use(
-        {"attention.layer_norm_epsilon": "norm_epsilon", "attention.key_length": None},
+        {
+            "attention.layer_norm_epsilon": ("norm_epsilon", "layer_norm_epsilon"),
+            "attention.key_length": None,
+        },
         {"attention.layer_norm_epsilon": 1e-5},
-        frozenset({"layer_types"}),
+        HARMLESS,
     )
-    for key, supported in (("mlp_type", "default"), ("norm_type", "layer_norm")):
+    for key, supported in (
+        ("mlp_type", "default"),
+        ("norm_type", "layer_norm"),
+        ("scale_attn_weights", True),
+    ):
         s.must_equal(key, supported)
     s.must_equal("hidden_act", "gelu_pytorch_tanh")
-    sizes = _parts.sizes(s, w, eps_key="attention.layer_norm_epsilon")
-    window = s.default("attention.sliding_window", 0)
+    sizes = _sizes.sizes(s, w, eps_key="attention.layer_norm_epsilon")
+    window = _sizes.window(s)
     return Starcoder2Config(
         **sizes | {"windows": (window,) * sizes["n_layers"]},
-        is_tied=_parts.is_tied(s, w, otherwise=True),
+        is_tied=_sizes.is_tied(s, w, otherwise=True),
         scale=sizes["head_dim"] ** -0.5,
         rope=read_rope(s, w, sizes["head_dim"]),
         has_biases=s.default("use_bias", True),
