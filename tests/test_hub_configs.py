@@ -77,7 +77,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"is_tied": True, "windows": (0,) * 24, "has_head_norms": False}),
     "Qwen3 0.6B": (sizes(1024, 3072, 28, 16, 8, 151936, 40960) | {
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False,
-        "head_dim": 128, "hidden_act": "silu", "max_window_layers": 28, "rms_norm_eps": 1e-06, "rope_scaling": None,
+        "head_dim": 128, "hidden_act": "silu", "max_window_layers": 28, "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
         "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": True,
         "use_sliding_window": False},
         {"head_dim": 128, "has_head_norms": True}),
@@ -105,7 +106,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"windows": (2047,) * 32, "head_dim": 96}),
     "Phi-4 mini": (sizes(3072, 8192, 32, 24, 8, 200064, 131072) | {
         "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "attention_bias": False,
-        "embd_pdrop": 0.0, "full_attn_mod": 1, "hidden_act": "silu", "interpolate_factor": 1, "lm_head_bias": False,
+        "embd_pdrop": 0.0, "full_attn_mod": 1, "hidden_act": "silu", "interpolate_factor": 1,
+        "lm_head_bias": False,
         "mlp_bias": False, "original_max_position_embeddings": 4096, "pad_token_id": 199999,
         "partial_rotary_factor": 0.75, "resid_pdrop": 0.0, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
         "rope_scaling": {"long_factor": [2.0] * 48, "short_factor": [1.0] * 48, "type": "longrope"},
