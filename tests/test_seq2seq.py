@@ -167,9 +167,12 @@ def test_the_generation_config_counts_before_the_config(tmp_path: Path) -> None:
         "forced_eos_token_id": None,
         "bad_words_ids": [[7], [9]],
     }
-    rules = open_model(replace(MARIAN, generation=generation).write(tmp_path)).rules
+    rules = open_model(replace(MARIAN, generation=generation).write(tmp_path / "both")).rules
     assert rules.end_ids == {7, 8} and rules.forbidden_ids == {3, 4, 9} and rules.forced_last_id is None
     assert rules.start_id == MARIAN.start_id
+    # What it does not state is not taken from config.json, but for what every model has.
+    rules = open_model(replace(MARIAN, generation={"max_length": 9}).write(tmp_path / "one")).rules
+    assert rules.end_ids == {0} and not rules.forbidden_ids and rules.forced_last_id is None
 
 
 def test_cancelled_before_its_source_is_read(marian: Translator) -> None:
@@ -281,7 +284,7 @@ def test_calls_that_are_refused(call: str, marian: Translator) -> None:
         (MARIAN, {"d_model": 37}, "does not divide into 3 heads"),
         (MARIAN, {"bad_words_ids": [[3, 4]]}, "bad_words_ids has words of several tokens"),
         (MARIAN, {"bad_words_ids": [3]}, "bad_words_ids is .3."),
-        (MARIAN, {"forced_bos_token_id": 3}, "forced_bos_token_id is not supported"),
+        (MARIAN, {"forced_bos_token_id": 3}, "forced_bos_token_id is 3, which is not supported"),
         (MARIAN, {"tie_word_embeddings": False}, "tensor 'lm_head.weight' is missing"),
     ],
 )
@@ -336,6 +339,37 @@ def test_tensors_that_are_refused(tiny: TinySeq2Seq, change: Any, message: str, 
     tensors: Arrays = change(tiny.tensors())
     with pytest.raises(_core.ModelFileError, match=message):
         open_model(tiny.write(tmp_path, tensors))
+
+
+@pytest.mark.parametrize(
+    ("tiny", "shared", "copy"),
+    [
+        (T5, "shared.weight", "decoder.embed_tokens.weight"),
+        (T5, "shared.weight", "lm_head.weight"),
+        (MARIAN, "model.shared.weight", "model.encoder.embed_tokens.weight"),
+        (MARIAN, "model.shared.weight", "lm_head.weight"),
+    ],
+)
+def test_a_shared_embedding_under_other_names(
+    tiny: TinySeq2Seq, shared: str, copy: str, tmp_path: Path
+) -> None:
+    tensors = tiny.tensors()
+    target = Target(SOURCES[1]), [tiny.start_id, 7, 9]
+    wanted = open_model(tiny.write(tmp_path / "once"))
+    twice = open_model(tiny.write(tmp_path / "twice", {**tensors, copy: tensors[shared]}))
+    given = [target_logits(m, target[:1], target[1:])[0] for m in (wanted, twice)]
+    assert np.array_equal(*given)
+    other = {**tensors, copy: tensors[shared] * np.float32(1.5)}
+    folder = tiny.write(tmp_path / "other", other)
+    if copy == "lm_head.weight":  # a head of its own is used
+        logits = target_logits(open_model(folder), target[:1], target[1:])[0]
+        assert not np.array_equal(logits, given[0])
+    else:
+        with pytest.raises(_core.UnsupportedModelError, match=f"'{shared}' and '{copy}' differ"):
+            open_model(folder)
+        moved = {copy if name == shared else name: x for name, x in tensors.items()}
+        logits = target_logits(open_model(tiny.write(tmp_path / "moved", moved)), target[:1], target[1:])[0]
+        assert np.array_equal(logits, given[0])
 
 
 def test_arguments_that_are_refused(tmp_path: Path) -> None:

@@ -93,6 +93,10 @@ class Weights:
             if name in self._tensors:
                 self._taken[name] = {None}
 
+    def name(self, name: str) -> str:
+        """What the file calls a canonical name, for errors."""
+        return self._name(name)
+
     def has(self, name: str) -> bool:
         """Whether the model has a tensor of this canonical name."""
         return self._name(name, None) in self._tensors
@@ -135,17 +139,29 @@ class Weights:
             values = self._shaped(source, array.astype(np.float32)).tobytes()
         return memoryview(values).cast("f", source.shape)
 
-    def head(self, source: Source, embedding: _core.Packed, is_tied: bool) -> _core.Packed:
-        """The head, which a model that ties it shares with its embedding, "token_embd.weight".
+    def head(
+        self, source: Source, embedding: _core.Packed, is_tied: bool, tok: str = "token_embd.weight"
+    ) -> _core.Packed:
+        """The head, which a model that ties it shares with its embedding, the tensor `tok`.
 
         A folder may store a tied head all the same; it is used where its values are others.
         """
-        name = self._name(source.name, source.index)
-        if not is_tied or (name in self._tensors and not self._is_embedding(name)):
+        if not is_tied or (self.has(source.name) and not self.are_equal(source.name, tok)):
             return self.packed(source)
-        if name in self._tensors:
-            self._taken[name] = {None}
+        self.skip(source.name)
         return embedding
+
+    def are_equal(self, name: str, other: str) -> bool:
+        """Whether two tensors that must exist have the same shape, format and bytes."""
+        a, b = self._tensor(self._name(name)), self._tensor(self._name(other))
+        if (a.shape, a.format) != (b.shape, b.format):
+            return False
+        x, y = a.file.range(a.offset, a.n_bytes), b.file.range(b.offset, b.n_bytes)
+        starts = range(0, a.n_bytes, _COMPARED_BYTES)
+        same = all(bytes(x[i : i + _COMPARED_BYTES]) == bytes(y[i : i + _COMPARED_BYTES]) for i in starts)
+        for info in (a, b):
+            info.file.release(info.offset, info.n_bytes)
+        return same
 
     def finish(self, ignored: Iterable[str] = ()) -> None:
         """Refuse a file with tensors that the architecture did not ask for: their effect would be missing.
@@ -281,14 +297,3 @@ class Weights:
             return info.n_bytes
         block, n_bytes = _core.array.FORMATS[format]
         return math.prod(info.shape) // int(block) * int(n_bytes)
-
-    def _is_embedding(self, name: str) -> bool:
-        head, tok = self._tensors[name], self._tensor(self._name("token_embd.weight", None))
-        if (head.shape, head.format) != (tok.shape, tok.format):
-            return False
-        a, b = head.file.range(head.offset, head.n_bytes), tok.file.range(tok.offset, tok.n_bytes)
-        starts = range(0, head.n_bytes, _COMPARED_BYTES)
-        same = all(bytes(a[i : i + _COMPARED_BYTES]) == bytes(b[i : i + _COMPARED_BYTES]) for i in starts)
-        for info in (head, tok):
-            info.file.release(info.offset, info.n_bytes)
-        return same

