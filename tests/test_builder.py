@@ -286,6 +286,20 @@ def test_a_cap_follows_the_head_without_a_barrier() -> None:
     assert [i.barrier for i in b.instructions] == [False, True, False]
 
 
+@pytest.mark.parametrize("n_rows", [1, 2, 3])
+def test_steps_of_fewer_rows_than_threads_copy(n_rows: int) -> None:
+    """Copies of a value need no room for rows that no step has: the last one may end where memory does."""
+    b = Builder(_core.KvCache("f16", 1, 1, N_KV_HEADS, DIM), N_HEADS, DIM)
+    h = b.rms_norm(b.embed(SQUARE["f32"]), NORM, EPS, "norm")
+    logits = b.linear(b.gather_rows(h, "last"), SQUARE["q4_0"], "head")
+    program = Program(b, [logits], 3, n_rows, n_rows)
+    step = _core.Step(n_rows, 1, n_rows, 1)
+    step.n_tokens, step.n_seqs, step.n_outputs, step.token_ids[:] = n_rows, 1, n_rows, 5
+    step.output_rows[:] = np.arange(n_rows)
+    assert program.core.run(step)
+    np.testing.assert_array_equal(program.array(logits, n_rows), program.interpret(step)["head"])
+
+
 # ---- handles -------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,7 @@
 #include "bind/fields.h"
 
+#include <algorithm>
+
 namespace py = pybind11;
 
 namespace lanner {
@@ -16,7 +18,7 @@ bool fits(const Slot& slot, size_t item_bytes, const Program& p) {
   if (slot.first_copy == 0) return true;
   const size_t copies = static_cast<size_t>(p.n_threads() - 1);
   return slot.first_copy >= row_bytes * rows && slot.first_copy <= room &&
-         row_bytes * kReplicatedRows <= slot.copy_bytes + (rows < kReplicatedRows ? room : 0) &&
+         row_bytes * std::min<size_t>(kReplicatedRows, rows) <= slot.copy_bytes &&
          (copies == 0 || slot.copy_bytes <= (room - slot.first_copy) / copies);
 }
 
