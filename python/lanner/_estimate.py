@@ -11,6 +11,7 @@ from lanner import _core, catalog, models
 from lanner._threads import default_threads
 from lanner.checkpoint import open_checkpoint
 from lanner.decoder import CHUNK_TOKENS, checked_context, checked_kv_dtype, checked_quantize
+from lanner.encoder import STEP_TOKENS
 from lanner.plan import plan
 from lanner.seq2seq import MAX_SEQS
 
@@ -33,8 +34,9 @@ class Estimate:
     """What a model takes, in bytes.
 
     `weight_bytes` are the packed weights, `kv_bytes` the cache with `batch` sequences of `context` positions,
-    `scratch_bytes` the values of the largest step and the threads' own memory. `peak_bytes` is what the
-    process will have at most above what it had before it loaded the model.
+    `scratch_bytes` the values of the largest step and the threads' own memory: what `max_memory` of
+    `lanner.load` counts. `peak_bytes` is what the process will have at most above what it had before it loaded
+    the model: these, and what the library itself and the tokenizer take.
     """
 
     architecture: str
@@ -50,7 +52,13 @@ class Estimate:
     batch: int
 
     def __str__(self) -> str:
-        parts = (("weights", self.weight_bytes), ("cache", self.kv_bytes), ("scratch", self.scratch_bytes))
+        counted = self.weight_bytes + self.kv_bytes + self.scratch_bytes
+        parts = (
+            ("weights", self.weight_bytes),
+            ("cache", self.kv_bytes),
+            ("scratch", self.scratch_bytes),
+            ("library and tokenizer", self.peak_bytes - counted),
+        )
         listed = ", ".join(f"{name} {n / 1e6:.1f} MB" for name, n in parts)
         what = f"{self.architecture}, context {self.context} x {self.batch}"
         return f"{what}: {self.peak_bytes / 1e6:.1f} MB ({listed})"
@@ -94,7 +102,7 @@ def of_plan(
     cfg = planned.config
     context = checked_context(getattr(cfg, "longest", cfg.context_length), context or cfg.context_length)
     is_encoder = models.is_encoder(checkpoint.settings)
-    max_tokens = max(CHUNK_TOKENS, context) if is_encoder else min(CHUNK_TOKENS, context)
+    max_tokens = max(STEP_TOKENS, context) if is_encoder else min(CHUNK_TOKENS, context)
     if planned.source is not None:  # a target begins with one token
         max_tokens = min(batch, MAX_SEQS)
     pages = -(-(max_tokens if is_encoder else context) // _core.PAGE_POSITIONS)
@@ -118,4 +126,29 @@ def of_plan(
         context=context,
         context_length=cfg.context_length,
         batch=batch,
+    )
+
+
+def check_budget(
+    checkpoint: Checkpoint,
+    max_memory: int | None,
+    *,
+    context: int | None,
+    n_threads: int,
+    kv_dtype: str,
+    quantize: str | None,
+) -> None:
+    """Raises OutOfMemoryBudget where weights, cache and scratch need more than `max_memory` bytes."""
+    if max_memory is None:
+        return
+    planned = plan(checkpoint, context=context, kv_dtype=kv_dtype, quantize=quantize)
+    told = of_plan(checkpoint, planned, context, 1, n_threads)
+    fixed = told.weight_bytes + told.scratch_bytes
+    wanted = fixed + told.kv_bytes
+    if wanted <= max_memory:
+        return
+    fits = (max_memory - fixed) // planned.page_bytes * _core.PAGE_POSITIONS
+    hint = f"a context of {fits} would fit" if 0 < fits < told.context else "no context would fit"
+    raise _core.OutOfMemoryBudget(
+        f"load: a context of {told.context} needs {wanted} bytes, max_memory is {max_memory}; {hint}"
     )

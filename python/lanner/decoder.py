@@ -71,7 +71,11 @@ class Decoder:
         self.n_threads = n_threads
         self.kv_dtype = checked_kv_dtype(kv_dtype)
         self.n_pages = -(-self.context // _core.PAGE_POSITIONS)
-        self._check_memory(weights.n_bytes, max_memory)
+        from lanner._estimate import check_budget
+
+        check_budget(
+            checkpoint, max_memory, context=context, n_threads=n_threads, kv_dtype=kv_dtype, quantize=quantize
+        )
         loaded = module.load(self.config, weights)
         weights.finish(module.HF_IGNORED)
         self.n_params = weights.n_params
@@ -125,33 +129,6 @@ class Decoder:
     def weight_bytes_per_token(self) -> int:
         """Bytes of weights that one decode step reads."""
         return weight_bytes_per_token(self.program.instructions)
-
-    def _check_memory(self, weight_bytes: int, max_memory: int | None) -> None:
-        if max_memory is None:
-            return
-        c = self.config
-        position_bytes = 2 * c.n_layers * c.n_kv_heads * (-(-c.head_dim // 16) * 16) * KV_BYTES[self.kv_dtype]
-        fixed = weight_bytes + activation_bytes(c, min(CHUNK_TOKENS, self.context), self.n_threads)
-        wanted = fixed + self.context * position_bytes
-        if wanted > max_memory:
-            fits = (max_memory - fixed) // position_bytes // _core.PAGE_POSITIONS * _core.PAGE_POSITIONS
-            hint = f"a context of {fits} would fit" if fits > 0 else "no context would fit"
-            raise _core.OutOfMemoryBudget(
-                f"load: a context of {self.context} needs {wanted} bytes, max_memory is {max_memory}; {hint}"
-            )
-
-
-def activation_bytes(c: DecoderConfig, n_tokens: int, n_threads: int) -> int:
-    """What a step needs at most besides weights and cache: values, their codes (3.5 bytes), scratch."""
-    heads = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim
-    width = 3 * c.hidden_size + heads + c.n_heads * c.head_dim + c.mlp_size
-    coded = 3 * c.hidden_size + c.n_heads * c.head_dim + c.mlp_size
-    row_bytes = 4 * width + 4 * coded
-    return (
-        row_bytes * (n_tokens + 4 * n_threads + MAX_OUTPUTS)
-        + 4 * c.vocab_size * MAX_OUTPUTS
-        + (4 << 20) * n_threads
-    )
 
 
 def checked_context(context_length: int, context: int | None) -> int:

@@ -69,7 +69,11 @@ class Encoder:
         self.context = checked_context(self.config.context_length, context)
         self.n_threads = n_threads
         self.max_tokens = max(STEP_TOKENS, self.context)
-        self._check_memory(weights.n_bytes, max_memory)
+        from lanner._estimate import check_budget
+
+        check_budget(
+            checkpoint, max_memory, context=context, n_threads=n_threads, kv_dtype="f32", quantize=quantize
+        )
         loaded = module.load(self.config, weights)
         weights.finish(module.HF_IGNORED)
         self.n_params = weights.n_params
@@ -151,15 +155,6 @@ class Encoder:
         """Bytes of weights that a step reads whole: all but the embedding."""
         return weight_bytes_per_token(self.program.instructions)
 
-    def _check_memory(self, weight_bytes: int, max_memory: int | None) -> None:
-        if max_memory is None:
-            return
-        wanted = weight_bytes + activation_bytes(self.config, self.max_tokens, self.n_threads)
-        if wanted > max_memory:
-            raise _core.OutOfMemoryBudget(
-                f"load: texts of {self.context} tokens need {wanted} bytes, max_memory is {max_memory}"
-            )
-
     def restart_in_child(self) -> None:
         """A lock for a process that has only the thread that called fork."""
         self._lock = threading.Lock()
@@ -168,18 +163,6 @@ class Encoder:
 def n_pages_of_step(max_tokens: int) -> int:
     """Pages of the cache: those of all tokens, and one that every text of a step may begin."""
     return -(-max_tokens // _core.PAGE_POSITIONS) + MAX_SEQS
-
-
-def activation_bytes(c: EncoderConfig, n_tokens: int, n_threads: int) -> int:
-    """What a step needs at most besides weights: values, their codes (3.5 bytes), cache, scratch."""
-    width = 8 * c.hidden_size + c.intermediate_size
-    cache = 2 * n_pages_of_step(n_tokens) * _core.PAGE_POSITIONS * c.n_heads * (-(-c.head_dim // 16) * 16)
-    return (
-        8 * width * (n_tokens + 4 * n_threads)
-        + 8 * (3 * c.hidden_size + len(c.labels)) * (MAX_SEQS + 4 * n_threads)
-        + 4 * cache
-        + (4 << 20) * n_threads
-    )
 
 
 def _batches(texts: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[int]]:

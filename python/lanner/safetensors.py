@@ -18,6 +18,9 @@ MAX_HEADER_BYTES = 100_000_000
 MAX_DIMS = 64
 """Dimensions of a tensor: as many as NumPy has."""
 
+LFS_POINTER = b"version https://git-lfs"
+"""How the file begins that Git leaves where a large one was not fetched."""
+
 ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2,
     "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8, "C64": 8,
@@ -56,6 +59,8 @@ def read_tensors(path: Path) -> dict[str, TensorInfo]:
     of all tensors must fill what follows the header, without overlap, hole or rest.
     """
     file = _core.MappedFile(os.fspath(path))
+    if bytes(file.range(0, min(file.n_bytes, len(LFS_POINTER)))) == LFS_POINTER:
+        raise _core.ModelFileError(f"{path}: is a Git LFS pointer, not the file; fetch it with: git lfs pull")
     if file.n_bytes < 8:
         raise _core.ModelFileError(f"{path}: has {file.n_bytes} bytes, a safetensors file has at least 8")
     n_header = int.from_bytes(file.range(0, 8), "little")

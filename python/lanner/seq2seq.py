@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lanner import _core, models
 from lanner.builder import Builder
-from lanner.decoder import KV_BYTES, MAX_OUTPUTS, checked_context, checked_kv_dtype, checked_quantize
+from lanner.decoder import MAX_OUTPUTS, checked_context, checked_kv_dtype, checked_quantize
 from lanner.program import Program, weight_bytes_per_token
 from lanner.target_rules import TargetRules, read_rules
 from lanner.weights import Weights
@@ -127,7 +127,11 @@ class Seq2Seq:
         self.kv_dtype = checked_kv_dtype(kv_dtype)
         self._pages_each = -(-self.context // _core.PAGE_POSITIONS)
         self.n_pages = MAX_SEQS * self._pages_each
-        self._check_memory(weights.n_bytes, max_memory)
+        from lanner._estimate import check_budget
+
+        check_budget(
+            checkpoint, max_memory, context=context, n_threads=n_threads, kv_dtype=kv_dtype, quantize=quantize
+        )
         loaded = module.load(c, weights)
         weights.finish(module.HF_IGNORED)
         self.n_params = weights.n_params
@@ -244,28 +248,3 @@ class Seq2Seq:
     def weight_bytes_per_token(self) -> int:
         """Bytes of weights that a step of the decoder reads: all of its own but the embedding."""
         return weight_bytes_per_token(self.program.instructions)
-
-    def _check_memory(self, weight_bytes: int, max_memory: int | None) -> None:
-        if max_memory is None:
-            return
-        c = self.config
-        columns = 2 * c.n_kv_heads * (-(-c.head_dim // 16) * 16)
-        caches = 2 * c.n_layers * columns * self.n_pages * _core.PAGE_POSITIONS * KV_BYTES[self.kv_dtype]
-        n_tokens = max(SOURCE_TOKENS, self.context)
-        wanted = weight_bytes + caches + self._activation_bytes(n_tokens + 32 * MAX_SEQS)
-        if wanted > max_memory:
-            raise _core.OutOfMemoryBudget(
-                f"load: sources and targets of {self.context} tokens need {wanted} bytes, "
-                f"max_memory is {max_memory}"
-            )
-
-    def _activation_bytes(self, n_tokens: int) -> int:
-        """What steps need at most besides: values, their codes (3.5 bytes), the encoder's cache, scratch."""
-        c = self.config
-        width = (
-            4 * c.hidden_size
-            + 6 * c.n_heads * c.head_dim
-            + 2 * max(c.intermediate_size, c.encoder_intermediate_size)
-        )
-        rows = n_tokens + 4 * self.n_threads + MAX_OUTPUTS
-        return 8 * width * rows + 4 * c.vocab_size * MAX_OUTPUTS + (8 << 20) * self.n_threads
