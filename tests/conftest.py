@@ -9,8 +9,8 @@ import signal
 import zlib
 from pathlib import Path
 
-# Read when NumPy and PyTorch are imported. The oracles are small, and threads that spin between them would take
-# the cores from the kernels under test.
+# Read when NumPy and PyTorch are imported. The oracles are small, and threads that spin between them would
+# take the cores from the kernels under test.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -35,8 +35,8 @@ class Estimate:
 
     `weight_bytes` are the packed weights, `kv_bytes` the cache with `batch` sequences of `context` positions,
     `scratch_bytes` the values of the largest step and the threads' own memory: what `max_memory` of
-    `lanner.load` counts. `peak_bytes` is what the process will have at most above what it had before it loaded
-    the model: these, and what the library itself and the tokenizer take.
+    `lanner.load` counts. `peak_bytes` is what the process will have at most above what it had before it
+    loaded the model: these, and what the library itself and the tokenizer take.
     """
 
     architecture: str
