@@ -244,6 +244,36 @@ def test_other_models_refuse_to_translate(tmp_path: Path) -> None:
         m.translate("hello")
 
 
+HUB = {
+    "t5-small": (T5, {
+        "architectures": ["T5ForConditionalGeneration"], "initializer_factor": 1.0, "n_positions": 64,
+        "output_past": True,
+        "task_specific_params": {"summarization": {"num_beams": 4, "prefix": "summarize: "}}}),
+    "flan-t5-base": (GATED, {
+        "architectures": ["T5ForConditionalGeneration"], "dense_act_fn": "gelu_new",
+        "initializer_factor": 1.0, "is_gated_act": True, "output_past": True, "tie_word_embeddings": True,
+        "transformers_version": "4.23.1", "classifier_dropout": 0.0,
+        "task_specific_params": {"translation_en_to_de": {"max_length": 300}}}),
+    "opus-mt-en-de": (MARIAN, {
+        "_name_or_path": "opus-mt-en-de", "_num_labels": 3, "activation_dropout": 0.0,
+        "add_bias_logits": False,
+        "add_final_layer_norm": False, "architectures": ["MarianMTModel"], "attention_dropout": 0.0,
+        "bos_token_id": 0, "classif_dropout": 0.0, "classifier_dropout": 0.0, "decoder_layerdrop": 0.0,
+        "decoder_vocab_size": 61, "dropout": 0.1, "encoder_layerdrop": 0.0, "extra_pos_embeddings": 62,
+        "id2label": {"0": "LABEL_0"}, "init_std": 0.02, "label2id": {"LABEL_0": 0}, "max_length": 512,
+        "normalize_embedding": False, "num_hidden_layers": 2, "share_encoder_decoder_embeddings": True,
+        "transformers_version": "4.22.0.dev0"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_configurations_of_the_hub_are_read_whole(name: str, tmp_path: Path) -> None:
+    tiny, further = HUB[name]
+    plain = open_model(tiny.write(tmp_path / "plain"))
+    full = open_model(replace(tiny, changes=further).write(tmp_path / "full"))
+    assert (full.config, full.rules) == (plain.config, plain.rules)
+
+
 # --- what is refused ----------------------------------------------------------------------------------------
 def test_sources_that_are_refused(marian: Translator) -> None:
     with pytest.raises(ValueError, match="translate: texts has 65 tokens, the context has room for 64"):

@@ -46,8 +46,10 @@ HF_NAMES = {
     **_names("encoder", "enc"),
     **_names("decoder", "dec"),
 }
-_HARMLESS = frozenset({"init_std", "classif_dropout", "num_hidden_layers", "extra_pos_embeddings"})
-"""Of training, or what the first converter left; the number of layers is stated for each side."""
+_HARMLESS = frozenset(
+    {"init_std", "classif_dropout", "num_hidden_layers", "extra_pos_embeddings", "add_bias_logits"}
+)
+"""Of training, or left by the first converter: each side states its layers, the bias is always added."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,6 @@ def config(s: Settings, w: Weights) -> MarianConfig:
         ("normalize_before", False),
         ("normalize_embedding", False),
         ("add_final_layer_norm", False),
-        ("add_bias_logits", False),
         ("static_position_embeddings", True),
     ):
         s.must_equal(key, supported)
@@ -96,7 +97,7 @@ def config(s: Settings, w: Weights) -> MarianConfig:
         )
     is_shared = s.default("share_encoder_decoder_embeddings", True)
     name = _seq2seq.shared_embedding(w) if is_shared else "enc.token_embd.weight"
-    source_vocab_size = s.vocab_size(w.shape(name)[0])
+    source_vocab_size = s.vocab_size(w.n_rows(name))
     context_length = s.positive("max_position_embeddings", 1024, most=MAX_CONTEXT)
     return MarianConfig(
         architecture=s.architecture,

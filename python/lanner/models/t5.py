@@ -93,7 +93,7 @@ def config(s: Settings, w: Weights) -> T5Config:
             f"{max_distance}, wanted at least 4 and a distance above half of them"
         )
     n_heads, n_layers, width = s.positive("num_heads"), s.positive("num_layers"), s.positive("d_ff")
-    vocab_size = s.vocab_size(w.shape(_seq2seq.shared_embedding(w))[0])
+    vocab_size = s.vocab_size(w.n_rows(_seq2seq.shared_embedding(w)))
     return T5Config(
         architecture=s.architecture,
         vocab_size=vocab_size,
