@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lanner.phases import Kind, Value
+from lanner._builder_rows import RowOperations
+from lanner.phases import Value
 
 if TYPE_CHECKING:
     from lanner import _core
@@ -16,7 +17,7 @@ ORDINARY = {"window": 0, "softcap": 0.0, "causal": True, "cross": False}
 """Options of `attention` that are not written into the list."""
 
 
-class AttentionOperations:
+class AttentionOperations(RowOperations):
     """Part of `Builder`, which has the rest."""
 
     cache: _core.KvCache
@@ -24,22 +25,6 @@ class AttentionOperations:
     n_heads: int
     head_dim: int
     _tables: dict[tuple[int, float], Value]
-
-    if TYPE_CHECKING:
-
-        def _value(self, cols: int, dtype: str, kind: Kind, name: str) -> Value: ...
-        def _overwrite(self, value: Value, op: str, name: str) -> Value: ...
-        def _emit(
-            self,
-            op: str,
-            name: str,
-            args: dict[str, Any],
-            *,
-            reads: list[Value] | None = None,
-            reads_own: list[Value] | None = None,
-            writes: list[Value],
-            unit: int = -1,
-        ) -> None: ...
 
     def head_norm(self, qkv: Value, q_weight: Vector, k_weight: Vector, eps: float, name: str) -> Value:
         """In place, x / sqrt(mean(x^2) + eps) * weight over each query and key head; weights (head_dim,)."""
