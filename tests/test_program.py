@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,27 @@ def test_cancel_from_another_thread(tiny: Made) -> None:
         timer.join()
         decoder.clear_cancel()
         np.testing.assert_array_equal(step_logits(decoder, IDS[:64], 64), wanted)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_a_deadline_stops_between_phases(tiny: Made, n_threads: int) -> None:
+    decoder = tiny.decoder(n_threads=n_threads)
+    run, step = decoder.program.core.run, decoder.step
+    run_step(decoder, IDS[:512], 0, list(range(64)))
+    wanted = decoder.logits(64).copy()
+
+    start = time.perf_counter()
+    assert run(step, deadline=start + 3600)
+    whole = time.perf_counter() - start
+    np.testing.assert_array_equal(decoder.logits(64), wanted)
+
+    assert not run(step, deadline=time.perf_counter())
+    for part in (0.2, 0.5):
+        start = time.perf_counter()
+        if not run(step, deadline=start + part * whole):  # a busy machine may make it late, nothing early
+            assert time.perf_counter() >= start + part * whole
+    assert run(step, deadline=None)  # it held for one run
+    np.testing.assert_array_equal(decoder.logits(64), wanted)
 
 
 # ---- dump and views ------------------------------------------------------------------------------

@@ -104,16 +104,16 @@ class Phase {
   void work(int64_t n_items, Item item) {
     for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < n_items;) {
       item(i);
-      n_done_.fetch_add(1, std::memory_order_release);
+      if (n_done_.fetch_add(1, std::memory_order_acq_rel) == n_items - 1) done_.raise();
     }
-    for (int spins = 0; n_done_.load(std::memory_order_acquire) < n_items; ++spins)
-      spins < kSpins ? pause_cpu() : std::this_thread::yield();
+    done_.wait([&] { return n_done_.load(std::memory_order_acquire) >= n_items; }, kSpin_s);
   }
 
  private:
-  static constexpr int kSpins = 4000;  // about 50 us, longer than an item takes
+  static constexpr double kSpin_s = 50e-6;  // longer than an item takes
   alignas(64) std::atomic<int64_t> next_{0};
   alignas(64) std::atomic<int64_t> n_done_{0};
+  Signal done_;
 };
 
 // Few long rows: the threads share the chunks of each, four at a time.

@@ -115,12 +115,12 @@ void bind_program(py::module_& m) {
            py::arg("barrier"))
       .def(
           "run",
-          [](PyProgram& p, const StepBuffers& step) {
+          [](PyProgram& p, const StepBuffers& step, std::optional<double> deadline) {
             const Step view = step.view();
             py::gil_scoped_release unlocked;
-            return p.run(view);
+            return p.run(view, deadline.value_or(kNoDeadline));
           },
-          py::arg("step"))
+          py::arg("step"), py::arg("deadline") = py::none())
       .def("cancel", &Program::cancel)
       .def("clear_cancel", &Program::clear_cancel)
       .def("read_ids", &read_ids, py::arg("slot"), py::arg("n_rows"))

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <exception>
 #include <new>
+#include <thread>
 #include <utility>
 
 namespace lanner {
@@ -14,11 +15,12 @@ struct Pool::Shared {
   // Bit 0 to 14: workers inside the task; bit 15: whether more may enter; from 16 threads of the task, worker
   // 0 included; from 32 the count of tasks. One word, so that who enters knows which task it is.
   alignas(64) std::atomic<uint64_t> door{0};
-  alignas(64) std::atomic<uint32_t> generation{0};  // the count of tasks, to sleep on
+  Signal tasks;  // their count
   const std::function<void(int)>* task = nullptr;
   alignas(64) std::atomic<int> n_done{0};  // workers that have finished the task
   std::atomic<bool> failed{false};
   std::exception_ptr error;  // what the first to fail threw
+  Signal left;               // raised whenever a worker has left the task
 
   void work(int id) {
     try {
@@ -33,20 +35,10 @@ namespace {
 
 // Steps of one model follow each other within about 100 us (Python between two steps); after that the
 // machine is better used by others.
-constexpr int kPauses = 2000;
-constexpr int kYields = 200;
+constexpr double kIdleSpin_s = 100e-6;
 
-void wait_for_change(std::atomic<uint32_t>& value, uint32_t seen) {
-  for (int i = 0; i < kPauses; ++i) {
-    if (value.load(std::memory_order_acquire) != seen) return;
-    pause_cpu();
-  }
-  for (int i = 0; i < kYields; ++i) {
-    if (value.load(std::memory_order_acquire) != seen) return;
-    std::this_thread::yield();
-  }
-  value.wait(seen, std::memory_order_acquire);
-}
+// Workers finish within microseconds of each other, unless one has lost its processor.
+constexpr double kFinishSpin_s = 20e-6;
 
 constexpr uint64_t kOpen = 1 << 15, kInside = kOpen - 1;
 
@@ -64,12 +56,6 @@ bool enter(std::atomic<uint64_t>& door, int id, uint32_t& seen) {
     }
   seen = task_of(state);
   return false;
-}
-
-// The others arrive within microseconds, unless one has lost its processor.
-template <class Done>
-void wait_until(Done done) {
-  for (int spins = 0; !done(); ++spins) spins < kPauses ? pause_cpu() : std::this_thread::yield();
 }
 
 // Set in a forked child: its copy of the pool has no threads behind it.
@@ -97,13 +83,14 @@ void Pool::grow(int n_workers) {
   if (!shared_) shared_ = std::make_shared<Shared>();
   while (n_workers_ < n_workers) {
     const int id = n_workers_ + 1;
-    std::thread([shared = shared_, id, seen = shared_->generation.load()]() mutable {
+    std::thread([shared = shared_, id, seen = shared_->tasks.count()]() mutable {
       for (;;) {
-        wait_for_change(shared->generation, seen);
+        shared->tasks.wait([&] { return shared->tasks.count() != seen; }, kIdleSpin_s);
         if (!enter(shared->door, id, seen)) continue;
         shared->work(id);
         shared->n_done.fetch_add(1, std::memory_order_release);
         shared->door.fetch_sub(1, std::memory_order_release);
+        shared->left.raise();
       }
     }).detach();
     ++n_workers_;  // only now: a thread that the system refused must not be waited for
@@ -112,20 +99,20 @@ void Pool::grow(int n_workers) {
 
 void Pool::start(int n_threads, const std::function<void(int)>& task) {
   grow(n_threads - 1);
-  const uint32_t generation = shared_->generation.load(std::memory_order_relaxed) + 1;
+  const uint32_t count = shared_->tasks.count() + 1;
   shared_->task = &task;
   shared_->n_done.store(0, std::memory_order_relaxed);
   shared_->failed.store(false, std::memory_order_relaxed);
-  shared_->door.store(uint64_t{generation} << 32 | static_cast<uint64_t>(n_threads) << 16 | kOpen,
+  shared_->door.store(uint64_t{count} << 32 | static_cast<uint64_t>(n_threads) << 16 | kOpen,
                       std::memory_order_release);
-  shared_->generation.store(generation, std::memory_order_release);
-  shared_->generation.notify_all();
+  shared_->tasks.raise();
 }
 
 // Closes the door, waits for those inside, and throws what the first of them threw.
 void Pool::finish() {
   shared_->door.fetch_and(~kOpen, std::memory_order_acq_rel);
-  wait_until([this] { return (shared_->door.load(std::memory_order_acquire) & kInside) == 0; });
+  shared_->left.wait([this] { return (shared_->door.load(std::memory_order_acquire) & kInside) == 0; },
+                     kFinishSpin_s);
   if (shared_->failed.load(std::memory_order_relaxed))
     std::rethrow_exception(std::exchange(shared_->error, nullptr));
 }
@@ -136,7 +123,8 @@ void Pool::run(int n_threads, const std::function<void(int)>& task) {
   std::lock_guard lock(turn_);
   start(n_threads, task);
   shared_->work(0);
-  wait_until([&] { return shared_->n_done.load(std::memory_order_acquire) == n_threads - 1; });
+  shared_->left.wait([&] { return shared_->n_done.load(std::memory_order_acquire) == n_threads - 1; },
+                     kFinishSpin_s);
   finish();
 }
 

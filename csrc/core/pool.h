@@ -1,7 +1,7 @@
 // The one pool of worker threads of a process. The thread that calls run() is worker 0.
 //
-// Workers spin for a few microseconds while steps follow each other, then yield, then sleep on a futex: an
-// idle process burns no CPU. A child after fork starts a pool of its own on first use.
+// Workers spin for a few microseconds while steps follow each other, then sleep on a futex: an idle process
+// burns no CPU. A child after fork starts a pool of its own on first use.
 #pragma once
 
 #include <atomic>
@@ -9,21 +9,13 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
+
+#include "core/wait.h"
 
 namespace lanner {
 
 inline constexpr int kMaxThreads = 255;  // more than share a memory bus; the door counts to 32767
-
-// Tells the core that this is a wait, without giving up the time slice.
-inline void pause_cpu() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 // All n threads arrive before any leaves. The last to arrive runs at_last(), and everything that it wrote is
 // seen by all when they leave.
@@ -33,31 +25,33 @@ class Barrier {
 
   // Forgets who has arrived: in a child after fork, where the threads that would follow do not exist. Only
   // while no thread is inside.
-  void reset() { arrived_.store(0, std::memory_order_relaxed); }
+  void reset() {
+    arrived_.store(0, std::memory_order_relaxed);
+    passed_.reset();
+  }
 
   template <class AtLast>
   void wait(AtLast at_last) {
-    const uint32_t round = round_.load(std::memory_order_relaxed);
+    const uint32_t round = passed_.count();
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == n_ - 1) {
       at_last();
       arrived_.store(0, std::memory_order_relaxed);
-      round_.store(round + 1, std::memory_order_release);
+      passed_.raise();
       return;
     }
-    // A partner that is running arrives within microseconds; one that lost its processor needs ours.
-    for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins)
-      spins < kSpins ? pause_cpu() : std::this_thread::yield();
+    passed_.wait([&] { return passed_.count() != round; }, kSpin_s);
   }
   void wait() {
     wait([] {});
   }
 
  private:
-  static constexpr int kSpins = 1000;  // about 15 us of pauses, longer than phases are uneven
+  // Longer than phases are uneven: a partner that is running arrives within microseconds.
+  static constexpr double kSpin_s = 20e-6;
 
   const int n_;
   alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<uint32_t> round_{0};
+  Signal passed_;
 };
 
 class Pool {

@@ -125,14 +125,20 @@ void Program::check_step(const Step& s) const {
   check_sequences(op, s, limits_.caches);
 }
 
-bool Program::run(const Step& step) {
+bool Program::run(const Step& step, double deadline_s) {
   check_step(step);
   for (const AttentionArgs* a : planned_) prepare(*a->plan, *a, step);
   for (size_t p = 0; p < phases_.size(); ++p) next_unit_[p].store(0, std::memory_order_relaxed);
+  deadline_s_ = deadline_s;
   stopped_ = false;
   barrier_.reset();
   Pool::get().run(n_threads_, [this, &step](int id) { run_worker(step, id); });
   return !stopped_;
+}
+
+bool Program::must_stop() const {
+  if (cancelled_.load(std::memory_order_relaxed)) return true;
+  return deadline_s_ < kNoDeadline && monotonic_s() >= deadline_s_;
 }
 
 void Program::run_worker(const Step& step, int id) {
@@ -145,7 +151,7 @@ void Program::run_worker(const Step& step, int id) {
     run_shared(phases_[p], step, worker);
     run_units(phases_[p], static_cast<int>(p), step, worker);
     // One thread decides for all, so that none waits at the next barrier for one that left.
-    barrier_.wait([this] { stopped_ = cancelled_.load(std::memory_order_relaxed); });
+    barrier_.wait([this] { stopped_ = must_stop(); });
     if (stopped_) return;
   }
 }
