@@ -23,6 +23,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def pytest_configure() -> None:
+    """Steps have all the threads that a test names, also on fewer processors or busy ones."""
+    from lanner import _core
+
+    _core.set_all_threads(True)
+
+
 LONG = 8
 """Cases of one test from which on an emulated instruction set takes a quarter: it is fifty times slower."""
 

@@ -118,7 +118,7 @@ void bind_program(py::module_& m) {
           [](PyProgram& p, const StepBuffers& step, std::optional<double> deadline) {
             const Step view = step.view();
             py::gil_scoped_release unlocked;
-            return p.run(view, deadline.value_or(kNoDeadline));
+            return p.run(view, deadline.value_or(kForever));
           },
           py::arg("step"), py::arg("deadline") = py::none())
       .def("cancel", &Program::cancel)
@@ -139,6 +139,7 @@ void bind_program(py::module_& m) {
       .def_property_readonly("arena_bytes", &Program::arena_bytes)
       .def("__len__", [](const PyProgram& p) { return p.instructions().size(); });
 
+  m.def("set_all_threads", [](bool always) { Pool::get().limit().set_fixed(always); }, py::arg("always"));
   m.attr("REPLICATED_ROWS") = kReplicatedRows;
 
   py::module_ ops =

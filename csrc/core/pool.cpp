@@ -12,15 +12,22 @@ namespace lanner {
 
 // State that workers poll. It is never freed: detached workers may look at it while the process exits.
 struct Pool::Shared {
-  // Bit 0 to 14: workers inside the task; bit 15: whether more may enter; from 16 threads of the task, worker
-  // 0 included; from 32 the count of tasks. One word, so that who enters knows which task it is.
+  // Bit 0 to 14: workers that have entered; bit 15: whether more may; from 16 threads of the task, worker 0
+  // included; from 32 the count of tasks. One word, so that who enters knows which task it is.
   alignas(64) std::atomic<uint64_t> door{0};
   Signal tasks;  // their count
   const std::function<void(int)>* task = nullptr;
-  alignas(64) std::atomic<int> n_done{0};  // workers that have finished the task
+  bool gathers = false;  // who enters waits until it has begun
+  Signal came;           // raised by who enters and waits
+  Signal begun;
+  std::atomic<uint32_t> last_begun{0};  // count of the task
+  Signal left;
+  std::atomic<uint32_t> n_left{0};  // workers that have finished the task
   std::atomic<bool> failed{false};
   std::exception_ptr error;  // what the first to fail threw
-  Signal left;               // raised whenever a worker has left the task
+
+  int enter(uint32_t& seen);
+  void serve(int id, uint32_t count);
 
   void work(int id) {
     try {
@@ -35,28 +42,16 @@ namespace {
 
 // Steps of one model follow each other within about 100 us (Python between two steps); after that the
 // machine is better used by others.
-constexpr double kIdleSpin_s = 100e-6;
+constexpr double kIdleSpin_s = 200e-6;
 
-// Workers finish within microseconds of each other, unless one has lost its processor.
-constexpr double kFinishSpin_s = 20e-6;
+// Workers come, begin and finish within microseconds of each other, unless one has lost its processor.
+constexpr double kSpin_s = 20e-6;
 
-constexpr uint64_t kOpen = 1 << 15, kInside = kOpen - 1;
+constexpr uint64_t kOpen = 1 << 15;
 
 uint32_t task_of(uint64_t door) { return static_cast<uint32_t>(door >> 32); }
 int threads_of(uint64_t door) { return static_cast<int>(door >> 16 & 0xffff); }
-
-// Joins the task behind the door unless that is closed, has no place for `id`, or is the one last seen.
-bool enter(std::atomic<uint64_t>& door, int id, uint32_t& seen) {
-  uint64_t state = door.load(std::memory_order_acquire);
-  const auto may = [&] { return (state & kOpen) && task_of(state) != seen && id < threads_of(state); };
-  while (may())
-    if (door.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {
-      seen = task_of(state);
-      return true;
-    }
-  seen = task_of(state);
-  return false;
-}
+int entered(uint64_t door) { return static_cast<int>(door & (kOpen - 1)); }
 
 // Set in a forked child: its copy of the pool has no threads behind it.
 std::atomic<Pool*> current{nullptr};
@@ -79,60 +74,100 @@ Pool& Pool::get() {
   return *pool;
 }
 
+// Joins the task behind the door as worker 1 or more; 0 if it is closed, full, or the one last seen.
+int Pool::Shared::enter(uint32_t& seen) {
+  uint64_t state = door.load(std::memory_order_acquire);
+  const auto may = [&] {
+    return (state & kOpen) && task_of(state) != seen && entered(state) + 1 < threads_of(state);
+  };
+  int id = 0;
+  while (id == 0 && may())
+    if (door.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) id = entered(state) + 1;
+  seen = task_of(state);
+  return id;
+}
+
+void Pool::Shared::serve(int id, uint32_t count) {
+  if (gathers) {
+    came.raise();
+    begun.wait([&] { return last_begun.load(std::memory_order_acquire) == count; }, kSpin_s);
+  }
+  work(id);
+  n_left.fetch_add(1, std::memory_order_release);
+  left.raise();
+}
+
 void Pool::grow(int n_workers) {
   if (!shared_) shared_ = std::make_shared<Shared>();
   while (n_workers_ < n_workers) {
-    const int id = n_workers_ + 1;
-    std::thread([shared = shared_, id, seen = shared_->tasks.count()]() mutable {
+    std::thread([shared = shared_, seen = shared_->tasks.count()]() mutable {
+      double spin_s = kIdleSpin_s;
       for (;;) {
-        shared->tasks.wait([&] { return shared->tasks.count() != seen; }, kIdleSpin_s);
-        if (!enter(shared->door, id, seen)) continue;
-        shared->work(id);
-        shared->n_done.fetch_add(1, std::memory_order_release);
-        shared->door.fetch_sub(1, std::memory_order_release);
-        shared->left.raise();
+        shared->tasks.wait([&] { return shared->tasks.count() != seen; }, spin_s);
+        const int id = shared->enter(seen);
+        if (id > 0) shared->serve(id, seen);
+        spin_s = id > 0 ? kIdleSpin_s : 0;  // who was not needed sleeps
       }
     }).detach();
     ++n_workers_;  // only now: a thread that the system refused must not be waited for
   }
 }
 
-void Pool::start(int n_threads, const std::function<void(int)>& task) {
+void Pool::start(int n_threads, const std::function<void(int)>& task, bool gathers) {
   grow(n_threads - 1);
-  const uint32_t count = shared_->tasks.count() + 1;
-  shared_->task = &task;
-  shared_->n_done.store(0, std::memory_order_relaxed);
-  shared_->failed.store(false, std::memory_order_relaxed);
-  shared_->door.store(uint64_t{count} << 32 | static_cast<uint64_t>(n_threads) << 16 | kOpen,
-                      std::memory_order_release);
-  shared_->tasks.raise();
+  Shared& s = *shared_;
+  const uint32_t count = s.tasks.count() + 1;
+  s.task = &task;
+  s.gathers = gathers;
+  s.n_left.store(0, std::memory_order_relaxed);
+  s.failed.store(false, std::memory_order_relaxed);
+  s.door.store(uint64_t{count} << 32 | static_cast<uint64_t>(n_threads) << 16 | kOpen,
+               std::memory_order_release);
+  const int n_awake = n_workers_ - s.tasks.n_sleeping();
+  s.tasks.raise(n_threads - 1 - n_awake);
 }
 
-// Closes the door, waits for those inside, and throws what the first of them threw.
+// Closes the door, waits for those who came, and throws what the first of them threw.
 void Pool::finish() {
-  shared_->door.fetch_and(~kOpen, std::memory_order_acq_rel);
-  shared_->left.wait([this] { return (shared_->door.load(std::memory_order_acquire) & kInside) == 0; },
-                     kFinishSpin_s);
-  if (shared_->failed.load(std::memory_order_relaxed))
-    std::rethrow_exception(std::exchange(shared_->error, nullptr));
+  Shared& s = *shared_;
+  const int n_came = entered(s.door.fetch_and(~kOpen, std::memory_order_acq_rel));
+  s.left.wait([&] { return s.n_left.load(std::memory_order_acquire) == static_cast<uint32_t>(n_came); },
+              kSpin_s);
+  if (s.failed.load(std::memory_order_relaxed)) std::rethrow_exception(std::exchange(s.error, nullptr));
+}
+
+void Pool::gather(int n_threads, double patience_s, const std::function<void(int)>& begin,
+                  const std::function<void(int)>& task) {
+  n_threads = std::min(n_threads, kMaxThreads);
+  if (n_threads <= 1) {
+    begin(1);
+    return task(0);
+  }
+  std::lock_guard lock(turn_);
+  start(n_threads, task, true);
+  Shared& s = *shared_;
+  const auto complete = [&] { return entered(s.door.load(std::memory_order_acquire)) == n_threads - 1; };
+  if (patience_s == kForever)
+    s.came.wait(complete, kSpin_s);
+  else
+    spin_until(complete, patience_s);
+  const uint64_t door = s.door.fetch_and(~kOpen, std::memory_order_acq_rel);
+  begin(1 + entered(door));
+  s.last_begun.store(task_of(door), std::memory_order_release);
+  s.begun.raise();
+  s.work(0);
+  finish();
 }
 
 void Pool::run(int n_threads, const std::function<void(int)>& task) {
-  n_threads = std::min(n_threads, kMaxThreads);
-  if (n_threads <= 1) return task(0);
-  std::lock_guard lock(turn_);
-  start(n_threads, task);
-  shared_->work(0);
-  shared_->left.wait([&] { return shared_->n_done.load(std::memory_order_acquire) == n_threads - 1; },
-                     kFinishSpin_s);
-  finish();
+  gather(n_threads, kForever, [](int) {}, task);
 }
 
 void Pool::offer(int n_threads, const std::function<void(int)>& task) {
   n_threads = std::min(n_threads, kMaxThreads);
   if (n_threads <= 1) return task(0);
   std::lock_guard lock(turn_);
-  start(n_threads, task);
+  start(n_threads, task, false);
   shared_->work(0);
   finish();
 }

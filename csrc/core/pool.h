@@ -1,4 +1,4 @@
-// The one pool of worker threads of a process. The thread that calls run() is worker 0.
+// The one pool of worker threads of a process. The thread that calls in is worker 0.
 //
 // Workers spin for a few microseconds while steps follow each other, then sleep on a futex: an idle process
 // burns no CPU. A child after fork starts a pool of its own on first use.
@@ -9,8 +9,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <vector>
 
+#include "core/thread_limit.h"
 #include "core/wait.h"
 
 namespace lanner {
@@ -21,12 +21,12 @@ inline constexpr int kMaxThreads = 255;  // more than share a memory bus; the do
 // seen by all when they leave.
 class Barrier {
  public:
-  explicit Barrier(int n) : n_(n) {}
-
-  // Forgets who has arrived: in a child after fork, where the threads that would follow do not exist. Only
-  // while no thread is inside.
-  void reset() {
+  // For n threads from now on. Forgets who has arrived and slept, in a child after fork, where the threads
+  // that would follow do not exist. Only while no thread is inside.
+  void reset(int n) {
+    n_ = n;
     arrived_.store(0, std::memory_order_relaxed);
+    lost_ns_.store(0, std::memory_order_relaxed);
     passed_.reset();
   }
 
@@ -39,19 +39,28 @@ class Barrier {
       passed_.raise();
       return;
     }
-    passed_.wait([&] { return passed_.count() != round; }, kSpin_s);
+    const auto passed = [&] { return passed_.count() != round; };
+    if (spin_until(passed, kSpin_s)) return;
+    const double start_s = monotonic_s() - kSpin_s;
+    passed_.wait(passed, 0);
+    lost_ns_.fetch_add(static_cast<int64_t>(1e9 * (monotonic_s() - start_s)), std::memory_order_relaxed);
   }
   void wait() {
     wait([] {});
   }
 
+  // Time since reset() that threads waited for longer than a partner that runs would have needed, the sum
+  // over the threads.
+  double lost_s() const { return 1e-9 * static_cast<double>(lost_ns_.load(std::memory_order_relaxed)); }
+
  private:
   // Longer than phases are uneven: a partner that is running arrives within microseconds.
-  static constexpr double kSpin_s = 20e-6;
+  static constexpr double kSpin_s = 50e-6;
 
-  const int n_;
+  int n_ = 1;
   alignas(64) std::atomic<int> arrived_{0};
   Signal passed_;
+  alignas(64) std::atomic<int64_t> lost_ns_{0};
 };
 
 class Pool {
@@ -64,6 +73,11 @@ class Pool {
   // task throws reaches the caller once all have returned, but nobody waits at a barrier for who threw.
   void run(int n_threads, const std::function<void(int)>& task);
 
+  // The same with those that come within patience_s, worker 0 .. n-1: begin(n) on the caller, then
+  // task(worker) on each. To wait longer for a thread that gets no processor costs more than it brings.
+  void gather(int n_threads, double patience_s, const std::function<void(int)>& begin,
+              const std::function<void(int)>& task);
+
   // The same for work that the threads take from a common store until none is left: returns when the caller
   // and those who came have returned. A worker that wakes up later finds the door closed; nobody waits for
   // it.
@@ -72,17 +86,21 @@ class Pool {
   // For independent items: the threads take them in order until none is left.
   void for_each(int n_threads, int64_t n_items, const std::function<void(int64_t)>& item);
 
+  // How many threads a step should have.
+  ThreadLimit& limit() { return limit_; }
+
  private:
   struct Shared;
 
   Pool() = default;
   void grow(int n_workers);
-  void start(int n_threads, const std::function<void(int)>& task);
+  void start(int n_threads, const std::function<void(int)>& task, bool gathers);
   void finish();
 
   std::mutex turn_;                 // one task at a time
   std::shared_ptr<Shared> shared_;  // outlives the pool in workers that sleep at exit
   int n_workers_ = 0;
+  ThreadLimit limit_;
 };
 
 }  // namespace lanner

@@ -5,10 +5,12 @@
 // from the very thread that it waits for, where the two share one.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <climits>
 #include <cstdint>
+#include <limits>
 
 #ifdef __linux__
 #include <linux/futex.h>
@@ -26,6 +28,8 @@ inline void pause_cpu() {
   asm volatile("yield");
 #endif
 }
+
+inline constexpr double kForever = std::numeric_limits<double>::infinity();
 
 // Seconds of the monotonic clock, that of Python's time.perf_counter on Linux.
 inline double monotonic_s() {
@@ -72,17 +76,19 @@ class alignas(64) Signal {
  public:
   uint32_t count() const { return count_.load(std::memory_order_acquire); }
 
-  // What done() of a waiter looks at was written before.
+  // What done() of a waiter looks at was written before. Wakes up to n_threads of those that sleep.
   void raise(int n_threads = INT_MAX) {
     // Either this sees the sleeper, or the sleeper sees the new count: hence the one order of all four.
     count_.fetch_add(1, std::memory_order_seq_cst);
-    if (n_sleeping_.load(std::memory_order_seq_cst) > 0) wake(count_, n_threads);
+    const int n = std::min(n_threads, n_sleeping_.load(std::memory_order_seq_cst));
+    if (n > 0) wake(count_, n);
   }
+  int n_sleeping() const { return n_sleeping_.load(std::memory_order_relaxed); }
 
-  // Returns once done(), which only a raise() makes true.
+  // Returns once done(), which only a raise() makes true; whether it had to sleep.
   template <class Done>
-  void wait(Done done, double spin_s) {
-    if (spin_until(done, spin_s)) return;
+  bool wait(Done done, double spin_s) {
+    if (spin_until(done, spin_s)) return false;
     n_sleeping_.fetch_add(1, std::memory_order_seq_cst);
     for (;;) {
       const uint32_t seen = count_.load(std::memory_order_seq_cst);
@@ -90,6 +96,7 @@ class alignas(64) Signal {
       sleep_while(count_, seen);
     }
     n_sleeping_.fetch_sub(1, std::memory_order_relaxed);
+    return true;
   }
 
   // In a child after fork, where nobody sleeps.

@@ -8,8 +8,8 @@ namespace lanner {
 
 namespace {
 
-// Static ranges keep a thread on the same weights from step to step; the last eighth is taken as threads
-// come, so that a core which was interrupted does not hold up the others.
+// Where a phase takes microseconds, a thread begins with a range of its own and only the last eighth is taken
+// as threads come. With many rows all of it is: a core that was interrupted then does not hold up the others.
 constexpr int kDynamicShare = 8;
 
 // Rows that a replicable operation writes: tokens, or outputs after gather_rows.
@@ -23,6 +23,10 @@ RowKind output_kind(const Args& args) {
     return RowKind::kTokens;
 }
 
+// Seconds to wait for threads when a step begins: about as long as a sleeping one takes to wake up, and of a
+// step with many rows up to a hundredth.
+double patience(const Step& step) { return 50e-6 * std::max(1, step.n_tokens / 8); }
+
 int checked_threads(int n_threads) {
   check(n_threads >= 1 && n_threads <= kMaxThreads, "Program: n_threads is ", n_threads, ", wanted 1 to ",
         kMaxThreads);
@@ -34,8 +38,7 @@ int checked_threads(int n_threads) {
 Program::Program(size_t arena_bytes, int n_threads, int32_t max_tokens, int32_t max_outputs)
     : n_threads_(checked_threads(n_threads)),
       arena_(arena_bytes),
-      scratch_(kScratchBytes * static_cast<size_t>(n_threads)),
-      barrier_(n_threads) {
+      scratch_(kScratchBytes * static_cast<size_t>(n_threads)) {
   check(max_tokens >= 1 && max_outputs >= 1, "Program: max_tokens and max_outputs are ", max_tokens, " and ",
         max_outputs, ", wanted at least 1");
   limits_.max_tokens = max_tokens;
@@ -131,14 +134,29 @@ bool Program::run(const Step& step, double deadline_s) {
   for (size_t p = 0; p < phases_.size(); ++p) next_unit_[p].store(0, std::memory_order_relaxed);
   deadline_s_ = deadline_s;
   stopped_ = false;
-  barrier_.reset();
-  Pool::get().run(n_threads_, [this, &step](int id) { run_worker(step, id); });
+  run_threads(step);
   return !stopped_;
+}
+
+// As many threads as are worth it now; no bit of the result depends on how many.
+void Program::run_threads(const Step& step) {
+  Pool& pool = Pool::get();
+  const double asked_s = monotonic_s();
+  const int n_wanted = pool.limit().most(n_threads_, asked_s);
+  double begun_s = asked_s;
+  const auto begin = [&](int n) {
+    begun_s = monotonic_s();
+    barrier_.reset(n_members_ = n);
+  };
+  const double patience_s = pool.limit().is_fixed() ? kForever : patience(step);
+  pool.gather(n_wanted, patience_s, begin, [this, &step](int id) { run_worker(step, id); });
+  const double end_s = monotonic_s(), lost_s = barrier_.lost_s() / std::max(1, n_members_ - 1);
+  pool.limit().note({n_wanted, n_members_, end_s - begun_s, lost_s}, end_s);
 }
 
 bool Program::must_stop() const {
   if (cancelled_.load(std::memory_order_relaxed)) return true;
-  return deadline_s_ < kNoDeadline && monotonic_s() >= deadline_s_;
+  return deadline_s_ < kForever && monotonic_s() >= deadline_s_;
 }
 
 void Program::run_worker(const Step& step, int id) {
@@ -162,8 +180,8 @@ void Program::run_shared(const Phase& phase, const Step& step, const Worker& wor
   for (int i = phase.first; i < phase.first_main; ++i) {
     const Instruction& op = instructions_[i];
     const int64_t n = op.units(op.raw, step);
-    const int begin = replicated ? 0 : static_cast<int>(n * worker.id / n_threads_);
-    const int end = replicated ? static_cast<int>(n) : static_cast<int>(n * (worker.id + 1) / n_threads_);
+    const int begin = replicated ? 0 : static_cast<int>(n * worker.id / n_members_);
+    const int end = replicated ? static_cast<int>(n) : static_cast<int>(n * (worker.id + 1) / n_members_);
     op.run(op.raw, step, worker, begin, end);
   }
   if (!replicated) barrier_.wait();
@@ -177,15 +195,19 @@ void Program::run_units(const Phase& phase, int index, const Step& step, const W
     for (int i = phase.first_main; i < phase.end; ++i)
       instructions_[i].run(instructions_[i].raw, step, worker, begin, end);
   };
-  const int share = first.uneven ? 0 : (n - n / kDynamicShare) / n_threads_;
+  if (n_members_ == 1) return run_range(0, n);
+  const bool is_static = !first.uneven && step.n_tokens <= kReplicatedRows;
+  const int share = is_static ? (n - n / kDynamicShare) / n_members_ : 0, fixed = share * n_members_;
   if (share > 0) run_range(share * worker.id, share * (worker.id + 1));
-  // Eight claims a thread for what is left: small enough to even out, few enough to cost nothing.
-  const int fixed = share * n_threads_,
-            grain = first.uneven ? 1 : std::max(1, (n - fixed) / (8 * n_threads_));
-  for (;;) {
-    const int begin = fixed + next_unit_[index].fetch_add(grain, std::memory_order_relaxed);
-    if (begin >= n) return;
-    run_range(begin, std::min(begin + grain, n));
+  // Ever smaller claims of what is left: few, and the last ones even out.
+  std::atomic<int32_t>& next = next_unit_[index];
+  for (int32_t begin = next.load(std::memory_order_relaxed);;) {
+    const int left = n - fixed - begin;
+    if (left <= 0) return;
+    const int grain = first.uneven ? 1 : std::max(1, left / (2 * n_members_));
+    if (!next.compare_exchange_weak(begin, begin + grain, std::memory_order_relaxed)) continue;
+    run_range(fixed + begin, fixed + begin + grain);
+    begin = next.load(std::memory_order_relaxed);
   }
 }
 

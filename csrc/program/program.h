@@ -44,8 +44,6 @@ struct Instruction {
   Cost (*cost)(const void* args, const Step& step);
 };
 
-inline constexpr double kNoDeadline = std::numeric_limits<double>::infinity();
-
 inline constexpr int32_t kAnyPosition = std::numeric_limits<int32_t>::max();
 
 // What a step may refer to, taken from the operations of the list: the smallest vocabulary and caches.
@@ -67,7 +65,7 @@ class Program {
   // Runs the list; false if cancel() or the deadline, in seconds of the monotonic clock, stopped it between
   // two phases. Throws std::invalid_argument where the step refers to what does not exist. One step at a
   // time: the caller is the engine thread.
-  bool run(const Step& step, double deadline_s = kNoDeadline);
+  bool run(const Step& step, double deadline_s = kForever);
 
   // From any thread: the running step ends at its next barrier; holds until clear_cancel().
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
@@ -88,6 +86,7 @@ class Program {
   void push(Instruction instruction);
   void check_step(const Step& step) const;
   void run_worker(const Step& step, int id);
+  void run_threads(const Step& step);
   bool must_stop() const;
   void run_shared(const Phase& phase, const Step& step, const Worker& worker);
   void run_units(const Phase& phase, int index, const Step& step, const Worker& worker);
@@ -101,8 +100,9 @@ class Program {
   std::vector<Phase> phases_;
   std::unique_ptr<std::atomic<int32_t>[]> next_unit_;  // by phase
   Barrier barrier_;
+  int n_members_ = 1;  // threads of this run
   std::atomic<bool> cancelled_{false};
-  double deadline_s_ = kNoDeadline;
+  double deadline_s_ = kForever;
   bool stopped_ = false;  // written by the last to arrive at a barrier, read by all after it
 };
 

@@ -1,0 +1,74 @@
+#include "core/thread_limit.h"
+
+#include <algorithm>
+#include <thread>
+
+#ifdef __linux__
+#include <sched.h>
+#endif
+
+namespace lanner {
+
+namespace {
+
+// Long enough that a single pause of a few milliseconds, as every machine has them, costs no thread.
+constexpr double kWindow_s = 0.04;
+
+// One more thread is tried after the first of these, and when it was in vain after twice the time, up to the
+// last: a try costs about half a window, so a hopeless one 2 % of the time.
+constexpr double kFirstRetry_s = 0.05, kLastRetry_s = 1;
+
+// A thread less makes a step longer by 1/(n - 1) of its time at most, which it wins back where 1/n is lost.
+// Two thirds of that: bandwidth makes the last thread bring less than its share.
+double most_lost(int n_threads) { return 2.0 / 3 / n_threads; }
+
+}  // namespace
+
+int n_processors() {
+#ifdef __linux__
+  cpu_set_t set;  // of 1024 processors; where there are more, the call fails and all count
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+int ThreadLimit::most(int n_threads, double now_s) {
+  std::lock_guard lock(mutex_);
+  if (is_fixed()) return n_threads;
+  if (most_ < n_threads && now_s >= retry_at_s_) {
+    ++most_;
+    raised_at_s_ = now_s, retry_at_s_ = now_s + retry_in_s_;
+    wall_s_ = lost_s_ = 0;
+  }
+  return std::min({n_threads, most_, n_processors()});
+}
+
+void ThreadLimit::note(const StepTimes& step, double now_s) {
+  if (step.n_wanted < 2) return;
+  std::lock_guard lock(mutex_);
+  if (is_fixed() || step.n_wanted > most_) return;
+  wall_s_ += step.wall_s;
+  // A thread that did not come cost little, but brought nothing either.
+  lost_s_ += step.lost_s + step.wall_s * (step.n_wanted - step.n_came) / step.n_wanted;
+  if (lost_s_ > most_lost(step.n_wanted) * std::max(wall_s_, kWindow_s))
+    lower(step.n_wanted - 1, now_s);
+  else if (wall_s_ > kWindow_s)
+    wall_s_ /= 2, lost_s_ /= 2;
+}
+
+void ThreadLimit::lower(int n_threads, double now_s) {
+  const bool was_in_vain = retry_in_s_ > 0 && now_s - raised_at_s_ < std::max(retry_in_s_, 3 * kWindow_s);
+  retry_in_s_ = was_in_vain ? std::min(2 * retry_in_s_, kLastRetry_s) : kFirstRetry_s;
+  retry_at_s_ = now_s + retry_in_s_;
+  most_ = n_threads;
+  wall_s_ = lost_s_ = 0;
+}
+
+void ThreadLimit::set_fixed(bool fixed) {
+  std::lock_guard lock(mutex_);
+  is_fixed_ = fixed;
+  most_ = std::numeric_limits<int>::max();
+  wall_s_ = lost_s_ = 0;
+}
+
+}  // namespace lanner
