@@ -287,3 +287,52 @@ def test_program_refuses_what_an_operation_refuses(tiny: Made) -> None:
     for arguments in ((64, 0, 1, 1), (64, 256, 1, 1), (64, 1, 0, 1), (64, 1, 1, 0)):
         with pytest.raises(ValueError, match="Program: "):
             _core.Program(*arguments)
+
+
+# ---- times ---------------------------------------------------------------------------------------
+
+
+def test_profile_has_every_instruction_of_every_thread_in_order(made: Made) -> None:
+    decoder = made.decoder(n_threads=3)
+    phase = np.array([i.phase for i in decoder.program.instructions])
+    decoder.program.core.enable_profile(True)
+    for ids in (IDS[:1], IDS[:30]):  # replicated operations, and shared ones
+        before = time.perf_counter_ns()
+        assert run_step(decoder, ids, 0, [len(ids) - 1])
+        after = time.perf_counter_ns()
+        (step,) = decoder.program.core.take_profile()
+        assert before <= step.called_ns <= step.begin_ns <= step.end_ns <= step.left_ns <= after
+        assert (step.n_tokens, step.n_seqs, step.n_outputs, step.is_complete) == (len(ids), 1, 1, True)
+        assert len(step.spans) == 3
+        for spans in step.spans:
+            assert spans.dtype == np.int64 and spans.shape[1:] == (3,)
+            edges = spans[:, 1:].reshape(-1)
+            assert (np.diff(edges) >= 0).all()
+            assert not len(edges) or (step.begin_ns <= edges[0] and edges[-1] <= step.end_ns)
+            assert (np.diff(phase[spans[:, 0]]) >= 0).all()
+        computed = np.concatenate([spans[:, 0] for spans in step.spans])
+        assert set(computed) == set(range(len(phase)))
+        # A barrier: nothing of a phase begins before all of the one before has ended.
+        spans = np.concatenate(step.spans)
+        begins = [spans[phase[spans[:, 0]] == p, 1].min() for p in range(phase[-1] + 1)]
+        ends = [spans[phase[spans[:, 0]] == p, 2].max() for p in range(phase[-1] + 1)]
+        assert all(end <= begin for end, begin in zip(ends[:-1], begins[1:], strict=True))
+        costs = [decoder.program.core.cost(i, decoder.step) for i in range(len(phase))]
+        np.testing.assert_array_equal(step.costs, costs)
+
+
+def test_profile_is_off_unless_enabled(tiny: Made) -> None:
+    decoder = tiny.decoder(n_threads=2)
+    core = decoder.program.core
+    for on, n_steps in ((False, 0), (True, 2), (False, 0)):
+        core.enable_profile(on)
+        run_step(decoder, IDS[:5], 0, [4])
+        run_step(decoder, IDS[:5], 0, [4])
+        assert len(core.take_profile()) == n_steps
+    core.enable_profile(True)
+    with pytest.raises(ValueError, match="n_tokens is 0"):
+        run_step(decoder, [], 0, [])
+    core.cancel()
+    assert not run_step(decoder, IDS[:5], 0, [4])
+    (stopped,) = core.take_profile()  # the one that was refused left nothing
+    assert not stopped.is_complete and stopped.spans[0][:, 0].max() < len(decoder.program.instructions) - 1

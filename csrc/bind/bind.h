@@ -32,6 +32,7 @@ void bind_gguf(pybind11::module_& m);
 void bind_mapped_file(pybind11::module_& m);
 void bind_memory(pybind11::module_& m);  // KvCache, Step
 void bind_packed(pybind11::module_& m);
+void bind_profile(pybind11::module_& m);  // StepProfile
 void bind_program(pybind11::module_& m);  // Program and the ops of a program as functions
 void bind_spm(pybind11::module_& m);
 

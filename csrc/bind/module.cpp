@@ -107,6 +107,7 @@ PYBIND11_MODULE(_core, m) {
   bind_packed(m);
   bind_spm(m);
   bind_memory(m);
+  bind_profile(m);
   bind_program(m);
   m.attr("MAX_THREADS") = kMaxThreads;
   m.def("isa", [] { return cpu_table().name; });

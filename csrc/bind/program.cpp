@@ -123,6 +123,9 @@ void bind_program(py::module_& m) {
           py::arg("step"), py::arg("deadline") = py::none())
       .def("cancel", &Program::cancel)
       .def("clear_cancel", &Program::clear_cancel)
+      .def(
+          "enable_profile", [](PyProgram& p, bool on) { p.profiler().enable(on); }, py::arg("on"))
+      .def("take_profile", [](PyProgram& p) { return p.profiler().take(); })
       .def("read_ids", &read_ids, py::arg("slot"), py::arg("n_rows"))
       .def("view", &view, py::arg("slot"), py::arg("n_rows"))
       .def(

@@ -129,12 +129,14 @@ void Program::check_step(const Step& s) const {
 }
 
 bool Program::run(const Step& step, double deadline_s) {
+  profiler_.begin(step, n_threads_);
   check_step(step);
   for (const AttentionArgs* a : planned_) prepare(*a->plan, *a, step);
   for (size_t p = 0; p < phases_.size(); ++p) next_unit_[p].store(0, std::memory_order_relaxed);
   deadline_s_ = deadline_s;
   stopped_ = false;
   run_threads(step);
+  profiler_.end(instructions_, step, !stopped_);
   return !stopped_;
 }
 
@@ -174,6 +176,14 @@ void Program::run_worker(const Step& step, int id) {
   }
 }
 
+void Program::run_one(int instruction, const Step& step, const Worker& worker, int begin, int end) {
+  const Instruction& op = instructions_[instruction];
+  if (!profiler_.is_active()) return op.run(op.raw, step, worker, begin, end);
+  profiler_.enter(worker.id, instruction);
+  op.run(op.raw, step, worker, begin, end);
+  profiler_.leave(worker.id);
+}
+
 void Program::run_shared(const Phase& phase, const Step& step, const Worker& worker) {
   if (phase.first == phase.first_main) return;
   const bool replicated = worker.replicated[static_cast<int>(instructions_[phase.first].kind)];
@@ -182,7 +192,7 @@ void Program::run_shared(const Phase& phase, const Step& step, const Worker& wor
     const int64_t n = op.units(op.raw, step);
     const int begin = replicated ? 0 : static_cast<int>(n * worker.id / n_members_);
     const int end = replicated ? static_cast<int>(n) : static_cast<int>(n * (worker.id + 1) / n_members_);
-    op.run(op.raw, step, worker, begin, end);
+    run_one(i, step, worker, begin, end);
   }
   if (!replicated) barrier_.wait();
 }
@@ -192,8 +202,7 @@ void Program::run_units(const Phase& phase, int index, const Step& step, const W
   const Instruction& first = instructions_[phase.first_main];
   const int n = first.units(first.raw, step);
   auto run_range = [&](int begin, int end) {
-    for (int i = phase.first_main; i < phase.end; ++i)
-      instructions_[i].run(instructions_[i].raw, step, worker, begin, end);
+    for (int i = phase.first_main; i < phase.end; ++i) run_one(i, step, worker, begin, end);
   };
   if (n_members_ == 1) return run_range(0, n);
   const bool is_static = !first.uneven && step.n_tokens <= kReplicatedRows;

@@ -18,6 +18,7 @@
 #include "core/pool.h"
 #include "ops/step_check.h"
 #include "ops/table.h"
+#include "program/profile.h"
 
 namespace lanner {
 
@@ -71,6 +72,9 @@ class Program {
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
   void clear_cancel() { cancelled_.store(false, std::memory_order_relaxed); }
 
+  // Times of steps, for those who enable it.
+  Profiler& profiler() { return profiler_; }
+
   const StepLimits& limits() const { return limits_; }
   std::byte* arena() const { return arena_.data(); }
   size_t arena_bytes() const { return arena_.n_bytes(); }
@@ -90,6 +94,7 @@ class Program {
   bool must_stop() const;
   void run_shared(const Phase& phase, const Step& step, const Worker& worker);
   void run_units(const Phase& phase, int index, const Step& step, const Worker& worker);
+  void run_one(int instruction, const Step& step, const Worker& worker, int begin, int end);
 
   const int n_threads_;
   StepLimits limits_;
@@ -99,6 +104,7 @@ class Program {
   std::vector<Instruction> instructions_;
   std::vector<Phase> phases_;
   std::unique_ptr<std::atomic<int32_t>[]> next_unit_;  // by phase
+  Profiler profiler_;
   Barrier barrier_;
   int n_members_ = 1;  // threads of this run
   std::atomic<bool> cancelled_{false};
