@@ -56,6 +56,15 @@ def test_measured_once_and_cached(probes):
     assert len(probes.calls) == 4
 
 
+def test_speed_of_another_number_of_threads(probes):
+    two = _doctor.doctor().speed
+    three = _doctor.speed_with(3)
+    assert (three.n_threads, three.fma, three.fma_1) == (3, 150e9, 50e9)
+    n_calls = len(probes.calls)
+    assert (_doctor.speed_with(3), _doctor.speed_with(2)) == (three, two)
+    assert len(probes.calls) == n_calls
+
+
 def test_report(probes, tmp_path):
     write(tmp_path / "cache/models/toy", toy__gguf="x" * 999_999)
     text = str(_doctor.doctor())

@@ -76,13 +76,9 @@ class Doctor:
 
 def doctor(*, refresh: bool = False) -> Doctor:
     """Describes this machine; measures its speed unless that is cached and `refresh` is not set."""
-    core, isa = _load_core()
+    _, isa = _load_core()
     n_threads, limits = default_threads()
-    speed = None if refresh else _cached_speed(n_threads)
-    if speed is None and core is not None:
-        speed = _measure(core, n_threads)
-        if speed is not None:
-            _keep(speed)
+    speed = speed_with(n_threads, refresh=refresh)
     total, available = memory_bytes() or (0, 0)
     return Doctor(
         cpu=cpu_name(),
@@ -95,6 +91,17 @@ def doctor(*, refresh: bool = False) -> Doctor:
         versions=_versions(),
         speed=speed,
     )
+
+
+def speed_with(n_threads: int, *, refresh: bool = False) -> Speed | None:
+    """Limits of this machine with so many threads: as measured before, else now; None without the kernels."""
+    speed = None if refresh else _cached_speed(n_threads)
+    if speed is None:
+        core, _ = _load_core()
+        speed = _measure(core, n_threads) if core else None
+        if speed is not None:
+            _keep(speed)
+    return speed
 
 
 def cached_bandwidth() -> float | None:
