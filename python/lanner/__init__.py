@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lanner.handle import Handle, TokenStream
     from lanner.info import ModelInfo
     from lanner.llm import Model, load
+    from lanner.profile import Profile, ProfileRow, ProfileSection
     from lanner.result import Chunk, GenerationResult
     from lanner.sampling import SamplingParams
     from lanner.text_reader import Classification
@@ -45,6 +46,9 @@ __all__ = [
     "ModelFileError",
     "ModelInfo",
     "OutOfMemoryBudget",
+    "Profile",
+    "ProfileRow",
+    "ProfileSection",
     "SamplingParams",
     "TokenStream",
     "UnsupportedModelError",
@@ -70,6 +74,7 @@ _HOMES = {
     "handle": ("Handle", "TokenStream"),
     "info": ("ModelInfo",),
     "llm": ("Model", "load"),
+    "profile": ("Profile", "ProfileRow", "ProfileSection"),
     "result": ("Chunk", "GenerationResult"),
     "sampling": ("SamplingParams",),
     "text_reader": ("Classification",),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lanner.checkpoint import Checkpoint
+    from lanner.profile import Profile
     from lanner.program import Program
     from lanner.tokenizer import Tokenizer
 
@@ -149,6 +150,14 @@ class EncoderModel(Model):
         scores = encoder.scores(self._ids("classify", _texts("classify", texts), truncate))
         results = [_classification(labels, row) for row in probabilities(scores, problem)]
         return results[0] if isinstance(texts, str) else results
+
+    def profile(self, prompt: Any, *, max_tokens: int | None = None) -> Profile:
+        """Where the time of `embed(prompt)` goes, as `Profiled.profile` says."""
+        from lanner._recording import record
+
+        if max_tokens is not None:
+            raise ValueError(f"profile: max_tokens is {max_tokens!r:.80}, an encoder continues no text")
+        return record(self._open("profile"), lambda: self.embed(prompt, pooling="mean"))
 
     # --- texts ----------------------------------------------------------------------------------------------
     def _open(self, where: str) -> Encoder:

@@ -16,6 +16,7 @@ from lanner._threads import default_threads
 from lanner.engine import Engine
 from lanner.handle import Handle, TokenStream, finished_result
 from lanner.info import ModelInfo, describe
+from lanner.profile import Profiled
 from lanner.prompts import PromptReader, is_list_of_prompts
 from lanner.result import Chunk, GenerationResult
 from lanner.sampling import SamplingParams, check_keywords, merged
@@ -102,7 +103,7 @@ def load(
     return Model(Decoder(checkpoint, kv_dtype=kv_dtype, **options), tokenizer, tokenizer_name=name)
 
 
-class Model(TextReader):
+class Model(Profiled, TextReader):
     """A loaded model. Every method may be called from any thread; requests are served in order.
 
     A prompt is a text, encoded with the special tokens that it spells out and those that the file adds, or
