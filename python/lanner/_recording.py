@@ -51,25 +51,26 @@ class RecordedStep(NamedTuple):
     step: _core.StepProfile
 
 
-def record(model: Decoder | Seq2Seq | Encoder, run: Callable[[], object]) -> Profile:
-    """The profile of `run()`, which makes `model` step and comes back when it has. Profiles take turns."""
+def record(
+    model: Decoder | Seq2Seq | Encoder, run: Callable[[], None], *, warm_up: Callable[[], None] | None = None
+) -> Profile:
+    """The profile of `run()`, which makes `model` step and comes back when it has.
+
+    `warm_up()` goes before. Profiles take turns.
+    """
     from lanner._doctor import speed_with
 
     parts = _parts(model)
-    with _turn, _profiled([part.program for part in parts]):
-        begin_ns = time.perf_counter_ns()
-        run()
-        end_ns = time.perf_counter_ns()
-        steps = [step for part in parts for step in _steps(part, begin_ns, end_ns)]
+    with _turn:
+        if warm_up is not None:
+            warm_up()
+        steps, begin_ns, end_ns = _recorded(parts, run)
     if not steps:
         raise ValueError("profile: no step was run; wanted a prompt, and max_tokens of at least 1")
-    steps.sort(key=lambda each: each.step.called_ns)
     speed = speed_with(model.n_threads)
     assert speed is not None
-    overhead_ns = sum(_overhead_ns(each.step) for each in steps)
-    return Profile(
-        speed, (end_ns - begin_ns - overhead_ns) / 1e9, _sections(steps, begin_ns, end_ns), tuple(steps)
-    )
+    wall_s = (end_ns - begin_ns - sum(_overhead_ns(each.step) for each in steps)) / 1e9
+    return Profile(speed, wall_s, _sections(steps, begin_ns, end_ns), tuple(steps))
 
 
 def _parts(model: Decoder | Seq2Seq | Encoder) -> list[Part]:
@@ -86,6 +87,16 @@ def _parts(model: Decoder | Seq2Seq | Encoder) -> list[Part]:
 # --- recording ----------------------------------------------------------------------------------------------
 _turn = threading.Lock()
 _profiling: list[Program] = []
+
+
+def _recorded(parts: list[Part], run: Callable[[], None]) -> tuple[list[RecordedStep], int, int]:
+    """The steps of a run in order, when it began and when it ended."""
+    with _profiled([part.program for part in parts]):
+        begin_ns = time.perf_counter_ns()
+        run()
+        end_ns = time.perf_counter_ns()
+    steps = [step for part in parts for step in _steps(part, begin_ns, end_ns)]
+    return sorted(steps, key=lambda each: each.step.called_ns), begin_ns, end_ns
 
 
 @contextmanager

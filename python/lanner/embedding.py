@@ -157,7 +157,11 @@ class EncoderModel(Model):
 
         if max_tokens is not None:
             raise ValueError(f"profile: max_tokens is {max_tokens!r:.80}, an encoder continues no text")
-        return record(self._open("profile"), lambda: self.embed(prompt, pooling="mean"))
+
+        def run() -> None:
+            self.embed(prompt, pooling="mean")
+
+        return record(self._open("profile"), run, warm_up=run)
 
     # --- texts ----------------------------------------------------------------------------------------------
     def _open(self, where: str) -> Encoder:

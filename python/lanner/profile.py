@@ -175,8 +175,8 @@ class Profiled:
     ) -> Profile:
         """Runs a request, greedily and past end tokens, and tells where its time went.
 
-        The first request after loading also pays for memory that is touched for the first time. What other
-        threads ask of the model meanwhile is counted as well.
+        The prompt is computed twice: the first time also pays for memory and code that nobody used before.
+        What other threads ask of the model meanwhile is counted as well.
 
         Args:
             prompt: as for `generate`; of a list, all are continued together. An encoder embeds it.
@@ -191,7 +191,11 @@ class Profiled:
         if self._engine is None:
             raise RuntimeError("profile: the model is closed")
         n = 16 if max_tokens is None else max_tokens
-        return record(self._engine.decoder, lambda: self.generate(prompt, max_tokens=n, ignore_eos=True))
+
+        def run(n: int) -> None:
+            self.generate(prompt, max_tokens=n, ignore_eos=True)
+
+        return record(self._engine.decoder, lambda: run(n), warm_up=lambda: run(min(n, 2)))
 
 
 def threads(speed: Speed) -> str:
