@@ -156,7 +156,7 @@ class Profile:
     def to_chrome(self, path: str | os.PathLike[str]) -> None:
         """Writes every step, phase and instruction as a trace that ui.perfetto.dev and chrome://tracing open.
 
-        A track has the steps and their phases, and each thread one of its own. About 100 bytes for each
+        A track has the steps and their phases, and each thread one of its own. About 150 bytes for each
         instruction, thread and step. Raises OSError where the file cannot be written.
         """
         from lanner._trace import write_trace
