@@ -1,6 +1,6 @@
 # Each target makes its own virtual environment when it needs one.
 PYTHON ?= python3
-SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.py' -o -name '*.pyx' -o -name '*.pyi')
+SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.py' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.pyi')
 EMULATION := $(wildcard tests/emulation/*.h tests/emulation/*.cpp tests/emulation/*.cmake)
 PIP := -m pip --disable-pip-version-check -q
 

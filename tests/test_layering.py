@@ -89,7 +89,7 @@ def test_the_bench_stands_beside_the_package() -> None:
 
 @pytest.mark.parametrize(
     ("folder", "patterns", "limit"),
-    [(CSRC, ("*.h", "*.cpp", "*.cuh", "*.cu"), 400), (PYTHON, ("*.py", "*.pyx"), 300)],
+    [(CSRC, ("*.h", "*.cpp", "*.cuh", "*.cu"), 400), (PYTHON, ("*.py", "*.pyx", "*.pxi"), 300)],
     ids=["csrc", "python"],
 )
 def test_files_stay_short(folder: Path, patterns: tuple[str, ...], limit: int) -> None:

@@ -1,149 +1,290 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Pages of the KV cache, and the arrays of a step: the loops over integers between two steps."""
 
+cimport cython
 from cpython cimport array
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 import array
+from collections import OrderedDict
 
 from lanner._core import PAGE_POSITIONS
 
 cdef int c_page_positions = PAGE_POSITIONS
 
+include "_pages.pxi"
 
-cdef class PageManager:
-    """Which pages of the cache are free, and how many sequences use each of the others.
 
-    A block table is an `array("i")` with the page of every 32 positions of a sequence. It belongs to its
-    sequence and is changed only here. Pages come back last in, first out: a page that was written is resident
-    already, so a process touches no more of the cache than it ever used at once.
+cdef class BlockManager:
+    """Hands out the pages of the cache and finds again what earlier sequences began with.
+
+    Layers with the same window form a group, which has pages of its own. A page is taken from the free ones
+    that were used before, last in, first out; from untouched ones as long as fewer than n_kept were ever
+    touched; from the cached ones, the least recently used first; from the untouched ones that are left. So
+    what is kept of finished sequences makes no process larger than n_kept pages or than running ones once did.
+
+    K and V of a page are a function of the token ids up to its end, to the last bit: where two sequences
+    computed the same ids, one page serves both.
+
+    Args:
+        groups: (n_pages, n_kept, window) of each: its pages, see above, and how many positions a token sees,
+            its own included; 0 means all.
     """
 
-    cdef array.array _free  # stack; the page that is handed out next is the last
-    cdef array.array _n_users  # (n_pages)
+    cdef list pools
+    cdef Prefix root  # of no page
+    cdef dict index  # key -> Prefix
+    cdef list copies
 
-    def __init__(self, int n_pages):
-        if n_pages < 1:
-            raise ValueError(f"PageManager: n_pages is {n_pages}, wanted at least 1")
-        self._free = array.array("i", range(n_pages - 1, -1, -1))
-        self._n_users = array.array("i", bytes(n_pages * sizeof(int)))
+    def __init__(self, groups):
+        cdef Pool pool
+        self.pools = [Pool(group, *numbers) for group, numbers in enumerate(groups)]
+        if not self.pools:
+            raise ValueError("BlockManager: there are no groups, wanted at least one")
+        for pool in self.pools:
+            if not (1 <= pool.n_kept <= pool.n_pages and pool.window >= 0):
+                raise ValueError(
+                    f"BlockManager: group {pool.group} has n_pages {pool.n_pages}, n_kept {pool.n_kept} and window "
+                    f"{pool.window}, wanted 1 <= n_kept <= n_pages and 0 <= window"
+                )
+        self.root = Prefix(None, b"", len(self.pools))
+        self.root.n_holders = 1
+        self.index, self.copies = {}, []
 
-    @property
-    def n_pages(self):
-        return len(self._n_users)
+    def n_pages(self, int group):
+        """All pages of a group."""
+        return (<Pool>self.pools[group]).n_pages
 
-    @property
-    def n_free(self):
-        return len(self._free)
+    def n_free(self, int group):
+        """Pages of a group that no table uses; cached ones are among them."""
+        return (<Pool>self.pools[group]).n_free()
 
-    def reserve(self, array.array table not None, int n_positions):
-        """Extends `table` to n_positions; False, and nothing is changed, where too few pages are free."""
-        cdef Py_ssize_t n_wanted = (n_positions + c_page_positions - 1) // c_page_positions - len(table)
-        cdef int page
-        if n_wanted > len(self._free):
+    def n_cached_pages(self, int group):
+        """Pages of a group that a prefix keeps and no table uses."""
+        return len((<Pool>self.pools[group]).cached)
+
+    def table(self):
+        """An empty table."""
+        cdef BlockTable table = BlockTable.__new__(BlockTable)
+        table.manager = self
+        self._empty(table)
+        return table
+
+    def match(self, BlockTable table not None, array.array token_ids not None, int n_most):
+        """Begins an empty table with cached pages of these ids, as many as there are, at most n_most positions.
+
+        Returns the positions, whole pages. In every group, whatever the token after them sees is there.
+        """
+        cdef array.array n_last = array.array("i", bytes(len(self.pools) * sizeof(int)))  # pages without a gap
+        cdef list chain = []  # prefixes of one page, of two, ...
+        cdef Prefix prefix = self.root
+        cdef Pool pool
+        cdef array.array row
+        cdef int n = 0, n_matched = 0, page
+        cdef bint is_complete
+        self._check(table, table.is_empty and n_most <= len(token_ids), "match", n_most, len(token_ids))
+        while (n + 1) * c_page_positions <= n_most:
+            prefix = self.index.get(key_of(prefix, token_ids.data.as_ints + n * c_page_positions))
+            if prefix is None:
+                break
+            chain.append(prefix)
+            n += 1
+            is_complete = True
+            for pool in self.pools:
+                page = prefix.pages.data.as_ints[pool.group]
+                n_last.data.as_ints[pool.group] = n_last.data.as_ints[pool.group] + 1 if page >= 0 else 0
+                if n - n_last.data.as_ints[pool.group] > pool.first_seen(n * c_page_positions):
+                    is_complete = False
+            if is_complete:
+                n_matched = n
+        for pool in self.pools:
+            row = table.rows[pool.group]
+            table.n_behind.data.as_ints[pool.group] = pool.first_seen(n_matched * c_page_positions)
+            row.extend(array.array("i", [-1]) * table.n_behind.data.as_ints[pool.group])
+            for prefix in chain[len(row) : n_matched]:
+                page = prefix.pages.data.as_ints[pool.group]
+                pool.use(page)
+                row.append(page)
+        if n_matched:
+            self._hold(table, chain[n_matched - 1], n_matched)
+        return n_matched * c_page_positions
+
+    def reserve(self, BlockTable table not None, int start, int n_positions):
+        """Gives a table room for n_positions, of which the first `start` are cached and the others get written.
+
+        Pages that the token at `start` does not see are given back, whatever comes of the rest. Pages that
+        others use too are replaced by new ones; what they hold is to be copied, see `take_copies`.
+        False, and no page is taken, where a group has too few.
+        """
+        cdef int n_wanted = (n_positions + c_page_positions - 1) // c_page_positions
+        cdef int first = start // c_page_positions, i
+        cdef array.array row = table.rows[0]
+        cdef Pool pool
+        self._check(
+            table, table.n_indexed * c_page_positions <= start <= min(n_positions, len(row) * c_page_positions),
+            "reserve", start, n_positions,
+        )
+        fits = True
+        for pool in self.pools:
+            row = table.rows[pool.group]
+            for i in range(table.n_behind.data.as_ints[pool.group], pool.first_seen(start)):
+                pool.give_back(row.data.as_ints[i])
+                row.data.as_ints[i] = -1
+                table.n_behind.data.as_ints[pool.group] += 1
+            n_missing = max(0, n_wanted - len(row))
+            for i in range(first, min(n_wanted, len(row))):
+                n_missing += not pool.is_writable(row.data.as_ints[i])
+            if n_missing > pool.n_free():
+                fits = False
+        if not fits:
             return False
-        for _ in range(n_wanted):
-            page = self._free.pop()
-            self._n_users.data.as_ints[page] = 1
-            table.append(page)
+        for pool in self.pools:
+            row = table.rows[pool.group]
+            for i in range(first, min(n_wanted, len(row))):
+                if not pool.is_writable(row.data.as_ints[i]):
+                    self._replace(pool, row, i, i * c_page_positions < start)
+            while len(row) < n_wanted:
+                row.append(self._take(pool))
         return True
 
-    def share(self, array.array table not None, array.array source not None, Py_ssize_t n_pages):
-        """Begins an empty `table` with the first n_pages of `source`, full pages that neither writes again."""
-        if len(table) or not 0 <= n_pages <= len(source):
+    def take_copies(self):
+        """(group, source, target) of pages to be copied, in this order, before the next step runs; then none."""
+        copies, self.copies = self.copies, []
+        return copies
+
+    def fork(self, BlockTable source not None):
+        """A table of the same pages, the one that is partly filled included."""
+        cdef BlockTable table = self.table()
+        cdef array.array row
+        cdef Pool pool
+        cdef int i
+        self._check(source, True, "fork", 0, 0)
+        table.rows = [row[:] for row in source.rows]
+        table.n_behind = source.n_behind[:]
+        for pool in self.pools:
+            row = table.rows[pool.group]
+            for i in range(table.n_behind.data.as_ints[pool.group], len(row)):
+                pool.use(row.data.as_ints[i])
+        self._hold(table, source.prefix, source.n_indexed)
+        return table
+
+    def commit(self, BlockTable table not None, array.array token_ids not None, int n_cached):
+        """Enters pages that n_cached tokens fill into the prefix index; those that are there already take less."""
+        cdef array.array row = table.rows[0]
+        self._check(
+            table, n_cached <= min(len(token_ids), len(row) * c_page_positions), "commit", n_cached, len(token_ids)
+        )
+        while (table.n_indexed + 1) * c_page_positions <= n_cached:
+            self._enter(table, token_ids.data.as_ints + table.n_indexed * c_page_positions)
+
+    def release(self, BlockTable table not None):
+        """Empties a table. The pages that a prefix keeps stay as cached, the last one to be forgotten first."""
+        cdef array.array row
+        cdef Pool pool
+        cdef int i
+        self._check(table, True, "release", 0, 0)
+        for pool in self.pools:
+            row = table.rows[pool.group]
+            for i in range(len(row) - 1, table.n_behind.data.as_ints[pool.group] - 1, -1):
+                pool.give_back(row.data.as_ints[i])
+        self._empty(table)
+
+    def clear_cache(self):
+        """Forgets the cached pages: all are free that no table uses."""
+        cdef Pool pool
+        for pool in self.pools:
+            while pool.cached:
+                self._forget(pool, next(iter(pool.cached)))
+
+    cdef _check(self, BlockTable table, bint is_right, str name, int n, Py_ssize_t n_all):
+        if table.manager is not self:
+            raise ValueError(f"{name}: the table is another manager's")
+        if not is_right:
             raise ValueError(
-                f"share: {n_pages} pages of {len(source)} into a table of {len(table)}, wanted an empty table"
+                f"{name}: {n} of {n_all} positions, the table has {len(table.rows[0])} pages, {table.n_indexed} of "
+                f"them in the prefix index"
             )
-        for page in source[:n_pages]:
-            self._n_users.data.as_ints[<int> page] += 1
-            table.append(page)
 
-    def release(self, array.array table not None):
-        """Empties `table`; pages that no other sequence uses are free again."""
+    cdef _empty(self, BlockTable table):
+        table.rows = [array.array("i") for _ in self.pools]
+        table.n_behind = array.array("i", bytes(len(self.pools) * sizeof(int)))
+        self._hold(table, self.root, 0)
+
+    cdef _hold(self, BlockTable table, Prefix prefix, int n_indexed):
+        prefix.n_holders += 1
+        if table.prefix is not None:
+            self._let_go(table.prefix)
+        table.prefix, table.n_indexed = prefix, n_indexed
+
+    cdef _let_go(self, Prefix prefix):
+        prefix.n_holders -= 1
+        while prefix.n_holders == 0:
+            del self.index[prefix.key]
+            prefix = prefix.parent
+            prefix.n_holders -= 1
+
+    cdef _enter(self, BlockTable table, const int* ids):
+        """Enters the next page of a table, or takes the one that is known."""
+        cdef bytes key = key_of(table.prefix, ids)
+        cdef Prefix prefix = self.index.get(key)
+        cdef array.array row
+        cdef Pool pool
+        cdef int page, known
+        if prefix is None:
+            prefix = self.index[key] = Prefix(table.prefix, key, len(self.pools))
+            table.prefix.n_holders += 1
+        for pool in self.pools:
+            row = table.rows[pool.group]
+            page, known = row.data.as_ints[table.n_indexed], prefix.pages.data.as_ints[pool.group]
+            if page < 0 or page == known:
+                continue
+            if known < 0:
+                prefix.pages.data.as_ints[pool.group] = page
+                prefix.n_holders += 1
+                pool.prefixes[page] = prefix
+            else:
+                row.data.as_ints[table.n_indexed] = known
+                pool.use(known)
+                pool.give_back(page)
+        self._hold(table, prefix, table.n_indexed + 1)
+
+    cdef _forget(self, Pool pool, int page):
+        """Takes a page out of the prefix index; it is free if no table uses it."""
+        cdef Prefix prefix = pool.prefixes[page]
+        cdef Pool other
+        prefix.pages.data.as_ints[pool.group] = -1
+        pool.prefixes[page] = None
+        if pool.n_users.data.as_ints[page] == 0:
+            del pool.cached[page]
+            pool.free.append(page)
+        if pool.window == 0:  # without it, its pages in other groups find no match any more
+            for other in self.pools:
+                if prefix.pages.data.as_ints[other.group] >= 0:
+                    self._forget(other, prefix.pages.data.as_ints[other.group])
+        self._let_go(prefix)
+
+    cdef int _take(self, Pool pool) except -1:
         cdef int page
-        for page in reversed(table):
-            self._n_users.data.as_ints[page] -= 1
-            if self._n_users.data.as_ints[page] == 0:
-                self._free.append(page)
-        array.resize(table, 0)
+        if not pool.free and pool.cached and len(pool.n_users) >= pool.n_kept:
+            self._forget(pool, next(iter(pool.cached)))
+        if pool.free:
+            page = pool.free.pop()
+        else:
+            page = len(pool.n_users)
+            pool.n_users.append(0)
+            pool.prefixes.append(None)
+        pool.n_users.data.as_ints[page] = 1
+        return page
+
+    cdef _replace(self, Pool pool, array.array row, int i, bint holds_cached):
+        cdef int page = row.data.as_ints[i]
+        row.data.as_ints[i] = self._take(pool)
+        if holds_cached:
+            self.copies.append((pool.group, page, row.data.as_ints[i]))
+        pool.give_back(page)
 
 
-cdef class StepViews:
-    """The arrays of a `_core.Step`, looked up once."""
-
-    cdef object step
-    cdef int max_tokens, max_seqs, max_outputs, max_pages
-    cdef int[::1] token_ids, positions, token_seqs, seq_starts, kv_lens, output_rows
-    cdef int[:, ::1] block_tables
-    cdef float[:, ::1] sampling
-
-    def __init__(self, step):
-        self.step = step
-        self.max_tokens, self.max_seqs = step.max_tokens, step.max_seqs
-        self.max_outputs, self.max_pages = step.max_outputs, step.max_pages
-        views = step.memoryviews()
-        self.token_ids, self.positions, self.token_seqs = views["token_ids"], views["positions"], views["token_seqs"]
-        self.seq_starts, self.kv_lens, self.output_rows = views["seq_starts"], views["kv_lens"], views["output_rows"]
-        self.block_tables, self.sampling = views["block_tables"], views["sampling"]
-
-
-def fill_step(StepViews to not None, chunks):
-    """Writes a step from chunks (sequence, start, n_tokens, n_outputs), in their order.
-
-    A chunk computes n_tokens of its sequence from position start, where all before are cached, and wants
-    logits of the last n_outputs. A sequence has `token_ids` and `pages`, both `array("i")`,
-    `sampling` (temperature, top_k, top_p, min_p) and `uniform(position)`, asked only where temperature > 0.
-    """
-    cdef array.array ids, pages
-    cdef int start, count, n_outputs, n_tokens = 0, n_seqs = 0, n_rows = 0, i, row
-    for sequence, start, count, n_outputs in chunks:
-        ids, pages = sequence.token_ids, sequence.pages
-        check_chunk(to, ids, pages, start, count, n_outputs, n_tokens, n_seqs, n_rows)
-        memcpy(&to.token_ids[n_tokens], ids.data.as_ints + start, count * sizeof(int))
-        memcpy(&to.block_tables[n_seqs, 0], pages.data.as_ints, len(pages) * sizeof(int))
-        for i in range(count):
-            to.positions[n_tokens + i] = start + i
-            to.token_seqs[n_tokens + i] = n_seqs
-        to.seq_starts[n_seqs] = n_tokens
-        to.kv_lens[n_seqs] = start + count
-        n_tokens += count
-        n_seqs += 1
-        for i in range(n_outputs):
-            to.output_rows[n_rows + i] = n_tokens - n_outputs + i
-        fill_sampling(to, sequence, n_rows, n_outputs, start + count - n_outputs)
-        n_rows += n_outputs
-    to.seq_starts[n_seqs] = n_tokens
-    to.step.n_tokens, to.step.n_seqs, to.step.n_outputs = n_tokens, n_seqs, n_rows
-
-
-cdef fill_sampling(StepViews to, sequence, int first_row, int n_rows, int position):
-    cdef float temperature, top_k, top_p, min_p
-    cdef int i
-    if n_rows == 0:
-        return
-    temperature, top_k, top_p, min_p = sequence.sampling
-    for i in range(n_rows):
-        to.sampling[first_row + i, 0] = temperature
-        to.sampling[first_row + i, 1] = top_k
-        to.sampling[first_row + i, 2] = top_p
-        to.sampling[first_row + i, 3] = min_p
-        to.sampling[first_row + i, 4] = sequence.uniform(position + i) if temperature > 0 else 0.0
-
-
-cdef check_chunk(StepViews to, array.array ids, array.array pages, int start, int count, int n_outputs,
-                 int n_tokens, int n_seqs, int n_rows):
-    if not (start >= 0 and 1 <= count <= len(ids) - start and 0 <= n_outputs <= count):
-        raise ValueError(
-            f"fill_step: a chunk starts at {start} with {count} tokens and {n_outputs} outputs, its sequence "
-            f"has {len(ids)} tokens"
-        )
-    if not start + count <= len(pages) * c_page_positions or len(pages) > to.max_pages:
-        raise ValueError(
-            f"fill_step: a chunk ends at position {start + count} with {len(pages)} pages of "
-            f"{c_page_positions}, wanted enough and at most {to.max_pages}"
-        )
-    if n_tokens + count > to.max_tokens or n_seqs == to.max_seqs or n_rows + n_outputs > to.max_outputs:
-        raise ValueError(
-            f"fill_step: {n_tokens + count} tokens, {n_seqs + 1} sequences and {n_rows + n_outputs} outputs, "
-            f"room is for {to.max_tokens}, {to.max_seqs} and {to.max_outputs}"
-        )
+include "_page_manager.pxi"
+include "_step.pxi"
