@@ -27,8 +27,7 @@ class ModelPool:
     cached: list[int] = field(default_factory=list)  # least recently used first
 
     def first_seen(self, position: int) -> int:
-        seen = [p for p in range(position + 1) if not self.window or position - p < self.window]
-        return seen[0] // PAGE
+        return next(p for p in range(position + 1) if not self.window or position - p < self.window) // PAGE
 
     def is_resident(self, page: int) -> bool:
         return page in self.resident.values()
@@ -105,8 +104,15 @@ class BlockModel:
                         self.give_back(group, page)
             table.n_indexed = i + 1
 
-    def fork(self, source: ModelTable) -> ModelTable:
-        self.tables.append(ModelTable([list(row) for row in source.rows], source.n_indexed))
+    def has_room(self, n_positions: int) -> bool:
+        n_wanted = -(-n_positions // PAGE)
+        return all(min(n_wanted, pool.n_kept) <= self.n_free(g) for g, pool in enumerate(self.pools))
+
+    def fork(self, source: ModelTable, n_positions: int) -> ModelTable | None:
+        rows = [row[: -(-n_positions // PAGE)] for row in source.rows]
+        if any(-1 in row[pool.first_seen(n_positions) :] for pool, row in zip(self.pools, rows, strict=True)):
+            return None
+        self.tables.append(ModelTable(rows, min(source.n_indexed, n_positions // PAGE)))
         return self.tables[-1]
 
     def release(self, table: ModelTable) -> None:

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, wraparound=False
 """Pages of the KV cache, and the arrays of a step: the loops over integers between two steps."""
 
 cimport cython
@@ -33,10 +33,9 @@ cdef class BlockManager:
             its own included; 0 means all.
     """
 
-    cdef list pools
-    cdef Prefix root  # of no page
-    cdef dict index  # key -> Prefix
-    cdef list copies
+    cdef list pools  # by group
+    cdef PrefixIndex index
+    cdef list copies  # (group, source, target)
 
     def __init__(self, groups):
         cdef Pool pool
@@ -49,9 +48,7 @@ cdef class BlockManager:
                     f"BlockManager: group {pool.group} has n_pages {pool.n_pages}, n_kept {pool.n_kept} and window "
                     f"{pool.window}, wanted 1 <= n_kept <= n_pages and 0 <= window"
                 )
-        self.root = Prefix(None, b"", len(self.pools))
-        self.root.n_holders = 1
-        self.index, self.copies = {}, []
+        self.index, self.copies = PrefixIndex(self.pools), []
 
     def n_pages(self, int group):
         """All pages of a group."""
@@ -64,6 +61,14 @@ cdef class BlockManager:
     def n_cached_pages(self, int group):
         """Pages of a group that a prefix keeps and no table uses."""
         return len((<Pool>self.pools[group]).cached)
+
+    def has_room(self, int n_positions):
+        """Whether every group has free pages for a sequence of n_positions, which never holds more than n_kept."""
+        cdef Pool pool
+        for pool in self.pools:
+            if min((n_positions + c_page_positions - 1) // c_page_positions, pool.n_kept) > pool.n_free():
+                return False
+        return True
 
     def table(self):
         """An empty table."""
@@ -79,14 +84,17 @@ cdef class BlockManager:
         """
         cdef array.array n_last = array.array("i", bytes(len(self.pools) * sizeof(int)))  # pages without a gap
         cdef list chain = []  # prefixes of one page, of two, ...
-        cdef Prefix prefix = self.root
+        cdef Prefix prefix = self.index.root
         cdef Pool pool
         cdef array.array row
         cdef int n = 0, n_matched = 0, page
         cdef bint is_complete
-        self._check(table, table.is_empty and n_most <= len(token_ids), "match", n_most, len(token_ids))
+        self._check(
+            table, table.is_empty and n_most <= len(token_ids),
+            "match", n_most, len(token_ids), "an empty table, and no more than there are tokens",
+        )
         while (n + 1) * c_page_positions <= n_most:
-            prefix = self.index.get(key_of(prefix, token_ids.data.as_ints + n * c_page_positions))
+            prefix = self.index.find(prefix, token_ids.data.as_ints + n * c_page_positions)
             if prefix is None:
                 break
             chain.append(prefix)
@@ -124,7 +132,7 @@ cdef class BlockManager:
         cdef Pool pool
         self._check(
             table, table.n_indexed * c_page_positions <= start <= min(n_positions, len(row) * c_page_positions),
-            "reserve", start, n_positions,
+            "reserve", start, n_positions, "all that is in the index, at most what the pages hold",
         )
         fits = True
         for pool in self.pools:
@@ -146,7 +154,7 @@ cdef class BlockManager:
                 if not pool.is_writable(row.data.as_ints[i]):
                     self._replace(pool, row, i, i * c_page_positions < start)
             while len(row) < n_wanted:
-                row.append(self._take(pool))
+                row.append(self.index.take(pool))
         return True
 
     def take_copies(self):
@@ -154,27 +162,41 @@ cdef class BlockManager:
         copies, self.copies = self.copies, []
         return copies
 
-    def fork(self, BlockTable source not None):
-        """A table of the same pages, the one that is partly filled included."""
+    def fork(self, BlockTable source not None, int n_positions=-1):
+        """A table of the same pages, the one that is partly filled included; with n_positions, of so many alone.
+
+        None where one of them was given back that the token behind them sees.
+        """
         cdef BlockTable table = self.table()
-        cdef array.array row
+        cdef array.array row = source.rows[0]
+        cdef Prefix prefix = source.prefix
         cdef Pool pool
-        cdef int i
-        self._check(source, True, "fork", 0, 0)
-        table.rows = [row[:] for row in source.rows]
+        cdef int i, n_indexed = source.n_indexed, n_pages
+        if n_positions < 0:
+            n_positions = len(row) * c_page_positions
+        n_pages = (n_positions + c_page_positions - 1) // c_page_positions
+        self._check(
+            source, n_pages <= len(row), "fork", n_positions, len(row) * c_page_positions, "what its pages hold"
+        )
+        for pool in self.pools:
+            if source.n_behind.data.as_ints[pool.group] > pool.first_seen(n_positions):
+                return None
         table.n_behind = source.n_behind[:]
         for pool in self.pools:
-            row = table.rows[pool.group]
-            for i in range(table.n_behind.data.as_ints[pool.group], len(row)):
+            row = table.rows[pool.group] = source.rows[pool.group][:n_pages]
+            for i in range(table.n_behind.data.as_ints[pool.group], n_pages):
                 pool.use(row.data.as_ints[i])
-        self._hold(table, source.prefix, source.n_indexed)
+        while n_indexed * c_page_positions > n_positions:
+            prefix, n_indexed = prefix.parent, n_indexed - 1
+        self._hold(table, prefix, n_indexed)
         return table
 
     def commit(self, BlockTable table not None, array.array token_ids not None, int n_cached):
         """Enters pages that n_cached tokens fill into the prefix index; those that are there already take less."""
         cdef array.array row = table.rows[0]
         self._check(
-            table, n_cached <= min(len(token_ids), len(row) * c_page_positions), "commit", n_cached, len(token_ids)
+            table, n_cached <= min(len(token_ids), len(row) * c_page_positions),
+            "commit", n_cached, len(token_ids), "no more than there are tokens and the pages hold",
         )
         while (table.n_indexed + 1) * c_page_positions <= n_cached:
             self._enter(table, token_ids.data.as_ints + table.n_indexed * c_page_positions)
@@ -184,7 +206,7 @@ cdef class BlockManager:
         cdef array.array row
         cdef Pool pool
         cdef int i
-        self._check(table, True, "release", 0, 0)
+        self._check(table, True, "release", 0, 0, "")
         for pool in self.pools:
             row = table.rows[pool.group]
             for i in range(len(row) - 1, table.n_behind.data.as_ints[pool.group] - 1, -1):
@@ -196,91 +218,50 @@ cdef class BlockManager:
         cdef Pool pool
         for pool in self.pools:
             while pool.cached:
-                self._forget(pool, next(iter(pool.cached)))
+                self.index.forget(pool, next(iter(pool.cached)))
 
-    cdef _check(self, BlockTable table, bint is_right, str name, int n, Py_ssize_t n_all):
+    cdef _check(self, BlockTable table, bint is_right, str what, int n, Py_ssize_t n_all, str wanted):
         if table.manager is not self:
-            raise ValueError(f"{name}: the table is another manager's")
+            raise ValueError(f"{what}: the table is another manager's")
         if not is_right:
             raise ValueError(
-                f"{name}: {n} of {n_all} positions, the table has {len(table.rows[0])} pages, {table.n_indexed} of "
-                f"them in the prefix index"
+                f"{what}: {n} of {n_all} positions, the table has {len(table.rows[0])} pages, {table.n_indexed} of "
+                f"them in the prefix index; wanted {wanted}"
             )
 
     cdef _empty(self, BlockTable table):
         table.rows = [array.array("i") for _ in self.pools]
         table.n_behind = array.array("i", bytes(len(self.pools) * sizeof(int)))
-        self._hold(table, self.root, 0)
+        self._hold(table, self.index.root, 0)
 
     cdef _hold(self, BlockTable table, Prefix prefix, int n_indexed):
         prefix.n_holders += 1
         if table.prefix is not None:
-            self._let_go(table.prefix)
+            self.index.let_go(table.prefix)
         table.prefix, table.n_indexed = prefix, n_indexed
-
-    cdef _let_go(self, Prefix prefix):
-        prefix.n_holders -= 1
-        while prefix.n_holders == 0:
-            del self.index[prefix.key]
-            prefix = prefix.parent
-            prefix.n_holders -= 1
 
     cdef _enter(self, BlockTable table, const int* ids):
         """Enters the next page of a table, or takes the one that is known."""
-        cdef bytes key = key_of(table.prefix, ids)
-        cdef Prefix prefix = self.index.get(key)
+        cdef Prefix prefix = self.index.find_or_add(table.prefix, ids)
         cdef array.array row
         cdef Pool pool
         cdef int page, known
-        if prefix is None:
-            prefix = self.index[key] = Prefix(table.prefix, key, len(self.pools))
-            table.prefix.n_holders += 1
         for pool in self.pools:
             row = table.rows[pool.group]
             page, known = row.data.as_ints[table.n_indexed], prefix.pages.data.as_ints[pool.group]
             if page < 0 or page == known:
                 continue
             if known < 0:
-                prefix.pages.data.as_ints[pool.group] = page
-                prefix.n_holders += 1
-                pool.prefixes[page] = prefix
+                self.index.enter(pool, page, prefix)
             else:
                 row.data.as_ints[table.n_indexed] = known
                 pool.use(known)
                 pool.give_back(page)
         self._hold(table, prefix, table.n_indexed + 1)
 
-    cdef _forget(self, Pool pool, int page):
-        """Takes a page out of the prefix index; it is free if no table uses it."""
-        cdef Prefix prefix = pool.prefixes[page]
-        cdef Pool other
-        prefix.pages.data.as_ints[pool.group] = -1
-        pool.prefixes[page] = None
-        if pool.n_users.data.as_ints[page] == 0:
-            del pool.cached[page]
-            pool.free.append(page)
-        if pool.window == 0:  # without it, its pages in other groups find no match any more
-            for other in self.pools:
-                if prefix.pages.data.as_ints[other.group] >= 0:
-                    self._forget(other, prefix.pages.data.as_ints[other.group])
-        self._let_go(prefix)
-
-    cdef int _take(self, Pool pool) except -1:
-        cdef int page
-        if not pool.free and pool.cached and len(pool.n_users) >= pool.n_kept:
-            self._forget(pool, next(iter(pool.cached)))
-        if pool.free:
-            page = pool.free.pop()
-        else:
-            page = len(pool.n_users)
-            pool.n_users.append(0)
-            pool.prefixes.append(None)
-        pool.n_users.data.as_ints[page] = 1
-        return page
-
     cdef _replace(self, Pool pool, array.array row, int i, bint holds_cached):
         cdef int page = row.data.as_ints[i]
-        row.data.as_ints[i] = self._take(pool)
+        row.data.as_ints[i] = self.index.take(pool)
         if holds_cached:
             self.copies.append((pool.group, page, row.data.as_ints[i]))
         pool.give_back(page)

@@ -15,18 +15,6 @@ cdef class Prefix:
         self.pages = array.array("i", [-1]) * n_groups
 
 
-cdef bytes key_of(Prefix parent, const int* ids):
-    """The key of `parent` continued by a page of ids: all of them, no digest.
-
-    The address of a parent stands for its ids: it lives as long as what continues it is in the index.
-    """
-    cdef Py_ssize_t address = <Py_ssize_t><void*>parent, n_bytes = c_page_positions * sizeof(int)
-    cdef bytes key = PyBytes_FromStringAndSize(NULL, sizeof(address) + n_bytes)
-    memcpy(PyBytes_AS_STRING(key), &address, sizeof(address))
-    memcpy(PyBytes_AS_STRING(key) + sizeof(address), ids, n_bytes)
-    return key
-
-
 cdef class Pool:
     """The pages of one group: how many tables use each, which are free, which a prefix keeps."""
 
@@ -63,6 +51,84 @@ cdef class Pool:
                 self.free.append(page)
             else:
                 self.cached[page] = None
+
+
+cdef bytes key_of(Prefix parent, const int* ids):
+    """The key of `parent` continued by a page of ids: all of them, no digest.
+
+    The address of a parent stands for its ids: it lives as long as what continues it is in the index.
+    """
+    cdef Py_ssize_t address = <Py_ssize_t><void*>parent, n_bytes = c_page_positions * sizeof(int)
+    cdef bytes key = PyBytes_FromStringAndSize(NULL, sizeof(address) + n_bytes)
+    memcpy(PyBytes_AS_STRING(key), &address, sizeof(address))
+    memcpy(PyBytes_AS_STRING(key) + sizeof(address), ids, n_bytes)
+    return key
+
+
+cdef class PrefixIndex:
+    """The prefixes that pages are kept for, and the pools of all groups."""
+
+    cdef list pools
+    cdef dict prefixes  # by key
+    cdef Prefix root  # of no page
+
+    def __cinit__(self, list pools):
+        self.pools, self.prefixes = pools, {}
+        self.root = Prefix(None, b"", len(pools))
+        self.root.n_holders = 1
+
+    cdef Prefix find(self, Prefix parent, const int* ids):
+        """`parent` continued by a page of ids, or None."""
+        return self.prefixes.get(key_of(parent, ids))
+
+    cdef Prefix find_or_add(self, Prefix parent, const int* ids):
+        cdef bytes key = key_of(parent, ids)
+        cdef Prefix prefix = self.prefixes.get(key)
+        if prefix is None:
+            prefix = self.prefixes[key] = Prefix(parent, key, len(self.pools))
+            parent.n_holders += 1
+        return prefix
+
+    cdef let_go(self, Prefix prefix):
+        prefix.n_holders -= 1
+        while prefix.n_holders == 0:
+            del self.prefixes[prefix.key]
+            prefix = prefix.parent
+            prefix.n_holders -= 1
+
+    cdef enter(self, Pool pool, int page, Prefix prefix):
+        prefix.pages.data.as_ints[pool.group] = page
+        prefix.n_holders += 1
+        pool.prefixes[page] = prefix
+
+    cdef forget(self, Pool pool, int page):
+        """The opposite of enter; the page is free unless a table uses it."""
+        cdef Prefix prefix = pool.prefixes[page]
+        cdef Pool other
+        prefix.pages.data.as_ints[pool.group] = -1
+        pool.prefixes[page] = None
+        if pool.n_users.data.as_ints[page] == 0:
+            del pool.cached[page]
+            pool.free.append(page)
+        if pool.window == 0:  # nothing begins with this prefix any more, whatever other groups have of it
+            for other in self.pools:
+                if prefix.pages.data.as_ints[other.group] >= 0:
+                    self.forget(other, prefix.pages.data.as_ints[other.group])
+        self.let_go(prefix)
+
+    cdef int take(self, Pool pool) except -1:
+        """A page for one user; there is one."""
+        cdef int page
+        if not pool.free and pool.cached and len(pool.n_users) >= pool.n_kept:
+            self.forget(pool, next(iter(pool.cached)))
+        if pool.free:
+            page = pool.free.pop()
+        else:
+            page = len(pool.n_users)
+            pool.n_users.append(0)
+            pool.prefixes.append(None)
+        pool.n_users.data.as_ints[page] = 1
+        return page
 
 
 cdef class BlockTable:
