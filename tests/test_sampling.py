@@ -118,6 +118,14 @@ def test_uniform_is_philox(seed, sample_index, n):
     assert np.float32(drawn) == drawn
 
 
+def test_uniform_counts_modulo_a_word():
+    """A row of the prompt has a number too, which nobody uses."""
+    assert uniform(5, 1, -3) == uniform(5, 1, 2**64 - 3)
+    for seed, sample_index in ((-1, 0), (2**64, 0), (0, -1)):
+        with pytest.raises(OverflowError):
+            uniform(seed, sample_index, 0)
+
+
 def test_uniform_is_uniform():
     drawn = np.array([uniform(s, i, n) for s in range(8) for i in range(4) for n in range(250)])
     counts = np.histogram(drawn, 20, (0, 1))[0]

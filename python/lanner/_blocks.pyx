@@ -4,6 +4,7 @@
 cimport cython
 from cpython cimport array
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.long cimport PyLong_AsUnsignedLongLongMask
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 

@@ -102,13 +102,15 @@ cdef check_chunk(StepViews to, array.array ids, list rows, int start, int count,
         )
 
 
-def uniform(uint64_t seed, uint64_t sample_index, uint64_t n_generated):
+def uniform(uint64_t seed, uint64_t sample_index, n_generated):
     """The number in [0, 1) that draws the token after `n_generated` others; a multiple of 2**-24.
 
     A pure function of its arguments, so what is drawn depends on no neighbour, no order and no retry. The bits
-    are Philox4x64-10's, by Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
+    are Philox4x64-10's, by Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011). n_generated
+    counts modulo 2**64: within a prompt, where nothing is drawn, it is negative.
     """
-    cdef uint64_t c0 = n_generated, c1 = sample_index, c2 = 0, c3 = 0, k0 = seed, k1 = 0, high, low
+    cdef uint64_t c0 = PyLong_AsUnsignedLongLongMask(n_generated), c1 = sample_index, c2 = 0, c3 = 0
+    cdef uint64_t k0 = seed, k1 = 0, high, low
     for _ in range(10):
         low, high = 0xD2E7470EE14C6C93ULL * c0, mul_high(0xD2E7470EE14C6C93ULL, c0)
         c0 = mul_high(0xCA5A826395121157ULL, c2) ^ c1 ^ k0

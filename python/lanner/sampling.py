@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
+from lanner._blocks import uniform as uniform  # the number that draws a token, see there
+
 MAX_SEED = 2**64 - 1  # a word of the generator's key
 
 
@@ -125,29 +127,6 @@ def check_keywords(where: str, given: Iterable[str], known: Iterable[str]) -> No
 def draw_seed() -> int:
     """A seed from the system's entropy."""
     return int.from_bytes(os.urandom(8), "little")
-
-
-def uniform(seed: int, sample_index: int, n_generated: int) -> float:
-    """The number in [0, 1) that draws the token after `n_generated` others; a multiple of 2**-24.
-
-    A pure function of its arguments, so what is drawn depends on no neighbour, no order and no retry.
-    """
-    # 24 bits: what a float32 holds without rounding up to 1.
-    return (_philox((n_generated, sample_index, 0, 0), (seed, 0))[0] >> 40) * 2.0**-24
-
-
-_WORD = 2**64 - 1
-
-
-def _philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Philox4x64-10, by Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011)."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        low, high = 0xD2E7470EE14C6C93 * c0, 0xCA5A826395121157 * c2
-        c0, c1, c2, c3 = (high >> 64) ^ c1 ^ k0, high & _WORD, (low >> 64) ^ c3 ^ k1, low & _WORD
-        k0, k1 = (k0 + 0x9E3779B97F4A7C15) & _WORD, (k1 + 0xBB67AE8584CAA73B) & _WORD
-    return c0, c1, c2, c3
 
 
 def _whole(name: str, value: Any, high: int | None = None) -> int:
