@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lanner._sampling_checks import CHECKS
 from lanner.sampling import OPTION_NAMES, SamplingOptions, SamplingParams, draw_seed, merged, uniform
 
 WORD = st.integers(0, 2**64 - 1)
@@ -46,12 +47,51 @@ WORD = st.integers(0, 2**64 - 1)
         ("stop_token_ids", [1, -2], "token ids of at least 0, or None"),
         ("stop_token_ids", "ab", "token ids of at least 0, or None"),
         ("ignore_eos", 1, "True or False"),
+        ("min_tokens", -1, "a whole number of at least 0"),
+        ("typical_p", 1.5, "a number from 0 to 1"),
+        ("repetition_penalty", 0, "a number above 0"),
+        ("repetition_penalty", math.inf, "a number above 0"),
+        ("presence_penalty", math.nan, "a finite number"),
+        ("frequency_penalty", "1", "a finite number"),
+        ("penalty_window", 0, "a whole number of at least 1, or None"),
+        ("logit_bias", {1: math.inf}, "a finite number or -inf for each of some token ids, or None"),
+        ("logit_bias", {1: math.nan}, "a finite number or -inf for each of some token ids, or None"),
+        ("logit_bias", {"1": 2.0}, "a finite number or -inf for each of some token ids, or None"),
+        ("logit_bias", {-1: 2.0}, "a finite number or -inf for each of some token ids, or None"),
+        ("logit_bias", [(1, 2.0), (1, 3.0)], "a finite number or -inf for each of some token ids, or None"),
+        ("logit_bias", [1, 2], "a finite number or -inf for each of some token ids, or None"),
+        ("logit_bias", 5, "a finite number or -inf for each of some token ids, or None"),
+        ("allowed_token_ids", [], "at least one token id of at least 0, or None"),
+        ("allowed_token_ids", [-1], "at least one token id of at least 0, or None"),
+        ("allowed_token_ids", 5, "at least one token id of at least 0, or None"),
+        ("bad_words", ["a", ""], "a text that is not empty, several, or None"),
+        ("logits_processor", "f", "a callable, or None"),
+        ("n", 0, "a whole number of at least 1"),
+        ("logprobs", -1, "a whole number of at least 0, or None"),
+        ("logprobs", True, "a whole number of at least 0, or None"),
+        ("prompt_logprobs", 1.0, "a whole number of at least 0, or None"),
+        ("priority", 1.5, "a whole number"),
+        ("priority", 2**63, "a whole number"),
+        ("deadline_ms", 0, "a number above 0, or None"),
+        ("deadline_ms", math.inf, "a number above 0, or None"),
+        ("num_beams", 0, "a whole number of at least 1"),
+        ("length_penalty", math.inf, "a finite number"),
+        ("early_stopping", "never", "True or False"),
     ],
 )
 def test_bad_value(field, value, wanted):
     with pytest.raises(ValueError, match=r"is .*, wanted") as caught:
         SamplingParams(**{field: value})
     assert str(caught.value) == f"{field} is {value!r:.80}, wanted {wanted}"
+
+
+def test_beams_and_draws_exclude_each_other():
+    with pytest.raises(ValueError, match=r"^temperature is 0.5, wanted 0 where num_beams is above 1$"):
+        SamplingParams(temperature=0.5, num_beams=2)
+    with pytest.raises(ValueError, match=r"^n is 3, wanted at most num_beams, which is 2$"):
+        SamplingParams(n=3, num_beams=2)
+    assert SamplingParams(n=2, num_beams=2).n == 2
+    assert SamplingParams(n=3, temperature=1.0).num_beams == 1
 
 
 def test_unknown_keyword_names_the_nearest():
@@ -85,7 +125,14 @@ def test_values_become_plain():
         top_p=1,
         stop="x",
         stop_token_ids=np.array([1, 2]),
+        logit_bias={np.int32(7): np.float32(0.5), 3: -math.inf},
+        allowed_token_ids=np.array([7, 3, 7]),
+        bad_words=["x", "y"],
+        priority=np.int64(-3),
+        deadline_ms=5,
     )
+    assert params.biases == ((3, -math.inf), (7, 0.5))
+    assert (params.allowed_ids, params.bad_texts, params.priority) == ((3, 7), ("x", "y"), -3)
     assert [type(x) for x in (params.max_tokens, params.temperature, params.top_p)] == [int, float, float]
     assert (params.stop_texts, params.stop_ids) == (("x",), (1, 2))
     assert pickle.loads(pickle.dumps(params)) == params
@@ -95,6 +142,7 @@ def test_values_become_plain():
 
 
 def test_options_are_the_fields():
+    assert tuple(CHECKS) == OPTION_NAMES
     assert tuple(SamplingOptions.__annotations__) == OPTION_NAMES
 
 

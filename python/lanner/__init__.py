@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lanner.info import ModelInfo
     from lanner.llm import Model, load
     from lanner.profile import Profile, ProfileRow, ProfileSection
-    from lanner.result import Chunk, GenerationResult
+    from lanner.result import Chunk, GenerationResult, Logprobs
     from lanner.sampling import SamplingParams
     from lanner.text_reader import Classification
 
@@ -42,6 +42,7 @@ __all__ = [
     "Estimate",
     "GenerationResult",
     "Handle",
+    "Logprobs",
     "Model",
     "ModelFileError",
     "ModelInfo",
@@ -75,7 +76,7 @@ _HOMES = {
     "info": ("ModelInfo",),
     "llm": ("Model", "load"),
     "profile": ("Profile", "ProfileRow", "ProfileSection"),
-    "result": ("Chunk", "GenerationResult"),
+    "result": ("Chunk", "GenerationResult", "Logprobs"),
     "sampling": ("SamplingParams",),
     "text_reader": ("Classification",),
 }

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 
@@ -43,6 +49,40 @@ class Timings:
     decode_tokens_per_s: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Logprobs:
+    """Natural logarithms of the model's own probabilities, before penalties, temperature and the like.
+
+    Attributes:
+        token_ids: int32 (n,), the tokens in question.
+        token_logprobs: float32 (n,), of each given what is before it.
+        top_ids: int32 (n, k), the k likeliest tokens at each place, likeliest first, lower ids first on ties.
+        top_logprobs: float32 (n, k), of these.
+    """
+
+    token_ids: npt.NDArray[np.int32]
+    token_logprobs: npt.NDArray[np.float32]
+    top_ids: npt.NDArray[np.int32]
+    top_logprobs: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Logprobs], k: int) -> Logprobs:
+        """Parts one after the other; without any, no tokens with k columns."""
+        import numpy as np
+
+        empty = cls(
+            np.empty(0, np.int32),
+            np.empty(0, np.float32),
+            np.empty((0, k), np.int32),
+            np.empty((0, k), np.float32),
+        )
+        columns = [[getattr(part, name) for part in (empty, *parts)] for name in cls.__slots__]
+        return cls(*map(np.concatenate, columns))
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
     """A finished generation; `str()` of it is its text.
@@ -51,19 +91,21 @@ class GenerationResult:
         text: what was generated, without end tokens and without the stop text.
         tokens: every id that was generated, the one that ended it included.
         finish_reason: "stop" (an end token or a stop text), "length" (max_tokens or context), "cancelled".
-        logprobs: None.
+        logprobs: of `tokens`, where they were asked for.
         usage: tokens of prompt and completion.
         timings: where the time went.
         seed: repeats the generation, also where none was given.
+        prompt_logprobs: of the tokens of the prompt but the first, where they were asked for.
     """
 
     text: str
     tokens: list[int]
     finish_reason: FinishReason
-    logprobs: None
+    logprobs: Logprobs | None
     usage: Usage
     timings: Timings
     seed: int
+    prompt_logprobs: Logprobs | None = None
 
     def __str__(self) -> str:
         return self.text
