@@ -29,6 +29,7 @@ void bind_array_quantization(pybind11::module_& m);
 void bind_array_rows(pybind11::module_& m);
 void bind_bpe(pybind11::module_& m);
 void bind_gguf(pybind11::module_& m);
+void bind_logits(pybind11::module_& m);  // LogitsRow, log_probs
 void bind_mapped_file(pybind11::module_& m);
 void bind_memory(pybind11::module_& m);  // KvCache, Step
 void bind_packed(pybind11::module_& m);

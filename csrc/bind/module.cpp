@@ -109,6 +109,7 @@ PYBIND11_MODULE(_core, m) {
   bind_memory(m);
   bind_profile(m);
   bind_program(m);
+  bind_logits(m);
   m.attr("MAX_THREADS") = kMaxThreads;
   m.def("isa", [] { return cpu_table().name; });
   m.def("runnable_isas", &runnable_isas);

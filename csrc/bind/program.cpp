@@ -74,6 +74,16 @@ py::array view(py::object self, const Slot& slot, int32_t n_rows) {
   return slot_view<uint8_t>(self, slot, n_rows);
 }
 
+// Rows of float32, for code that does without NumPy; it does not keep the program alive.
+py::memoryview memoryview(const PyProgram& program, const Slot& slot, int32_t n_rows) {
+  check(slot.dtype == "float32" && n_rows >= 0 && slot.cols > 0 && slot.offset <= program.arena_bytes() &&
+            size_t(n_rows) * size_t(slot.cols) * 4 <= program.arena_bytes() - slot.offset,
+        "Program.memoryview: ", n_rows, " rows of ", slot.dtype, " lie outside the arena or are not float32");
+  return py::memoryview::from_buffer(reinterpret_cast<float*>(program.arena() + slot.offset),
+                                     {py::ssize_t{n_rows}, py::ssize_t{slot.cols}},
+                                     {py::ssize_t{slot.cols} * 4, py::ssize_t{4}});
+}
+
 // The first column of an int32 slot.
 std::vector<int32_t> read_ids(const PyProgram& program, const Slot& slot, int32_t n_rows) {
   check(slot.dtype == "int32" && n_rows >= 0 && slot.cols >= 0 && slot.offset <= program.arena_bytes() &&
@@ -127,6 +137,7 @@ void bind_program(py::module_& m) {
           "enable_profile", [](PyProgram& p, bool on) { p.profiler().enable(on); }, py::arg("on"))
       .def("take_profile", [](PyProgram& p) { return p.profiler().take(); })
       .def("read_ids", &read_ids, py::arg("slot"), py::arg("n_rows"))
+      .def("memoryview", &memoryview, py::arg("slot"), py::arg("n_rows"))
       .def("view", &view, py::arg("slot"), py::arg("n_rows"))
       .def(
           "cost",

@@ -1,5 +1,6 @@
 // Compiled once per instruction set with its own flags; exports one table of kernels.
 #include "cpu/activations.h"
+#include "cpu/adjust.h"
 #include "cpu/append.h"
 #include "cpu/attention.h"
 #include "cpu/dequantize.h"
@@ -45,7 +46,7 @@ const CpuTable table = {
         pack,
     unpack_row,
     {sum_chunks, merge_chunks, write_chunks, log_sum, rms_norm_rows, layer_norm_rows, rope_rows, activate,
-     top_k},
+     top_k, adjust},
     {sdpa_strip, sdpa_chunk, sdpa_merge},
     dequantize,
     quantize,

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "ops/activate.h"
+#include "ops/adjust.h"
 
 namespace lanner {
 
@@ -59,6 +60,7 @@ struct RowKernels {
   void (*activate)(Activation f, const float* gate, const float* up, float* out, int64_t n);
   // The k largest of x in order; keys has room for top_k_room(n, k).
   void (*top_k)(const float* x, int64_t n, int64_t k, uint64_t* keys, float* values, int64_t* ids);
+  void (*adjust)(const AdjustRow& row);
 };
 
 // Candidates of a top_k: twice k, so that each selection of k is paid for by as many new ones, and no fewer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lanner import _core, models
+from lanner._outputs import OutputRows
 from lanner.builder import Builder
 from lanner.checkpoint import Checkpoint
 from lanner.config import DecoderConfig
@@ -13,9 +14,6 @@ from lanner.weights import QUANTIZE, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    import numpy as np
-    import numpy.typing as npt
 
 CHUNK_TOKENS = 512
 """Tokens of the largest step: weights are unpacked once for every 128 rows, which costs a hundredth of their
@@ -30,7 +28,7 @@ MAX_SEQS = 1
 KV_BYTES = {"f16": 2, "f32": 4}
 
 
-class Decoder:
+class Decoder(OutputRows):
     """A model that can run steps. One thread at a time may call `run`.
 
     Args:
@@ -110,14 +108,6 @@ class Decoder:
     def clear_cancel(self) -> None:
         """Let steps run again."""
         self.program.core.clear_cancel()
-
-    def logits(self, n_outputs: int) -> npt.NDArray[np.float32]:
-        """(R, vocab_size) float32 of the last step, a view that the next one overwrites."""
-        return self.program.array(self._logits, n_outputs)
-
-    def sampled(self, n_outputs: int) -> list[int]:
-        """Ids that the last step chose, one for every output."""
-        return self.program.ids(self._sampled, n_outputs)
 
     # --- sizes ----------------------------------------------------------------------------------------------
     @property

@@ -49,6 +49,10 @@ class Program:
         """The first rows (n_rows, cols) of a kept float32 value, a view that the next run overwrites."""
         return self.core.view(self._slots[kept.place], n_rows)
 
+    def memoryview(self, kept: Value, n_rows: int) -> memoryview[float]:
+        """The same without NumPy; it does not keep the program alive."""
+        return self.core.memoryview(self._slots[kept.place], n_rows)
+
     def ids(self, kept: Value, n_rows: int) -> list[int]:
         """The first rows of a kept value of token ids."""
         return self.core.read_ids(self._slots[kept.place], n_rows)

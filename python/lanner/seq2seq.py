@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lanner import _core, models
+from lanner._outputs import OutputRows
 from lanner.builder import Builder
 from lanner.decoder import MAX_OUTPUTS, checked_context, checked_kv_dtype, checked_quantize
 from lanner.program import Program, weight_bytes_per_token
@@ -80,7 +81,7 @@ def emit(
     return Emitted(source, hidden, target, logits, target.sample(logits))
 
 
-class Seq2Seq:
+class Seq2Seq(OutputRows):
     """An encoder-decoder that can run steps. To the engine it is a `lanner.decoder.Decoder` of its targets.
 
     A source is encoded in the first step that has its target: the encoder leaves the keys and values of every
@@ -180,14 +181,6 @@ class Seq2Seq:
         """Let steps run again."""
         self.encoder.core.clear_cancel()
         self.program.core.clear_cancel()
-
-    def logits(self, n_outputs: int) -> npt.NDArray[np.float32]:
-        """(R, vocab_size) float32 of the last step, a view that the next one overwrites."""
-        return self.program.array(self._logits, n_outputs)
-
-    def sampled(self, n_outputs: int) -> list[int]:
-        """Ids that the last step chose, one for every output."""
-        return self.program.ids(self._sampled, n_outputs)
 
     def hidden(self, n_tokens: int) -> npt.NDArray[np.float32]:
         """(T, hidden_size) float32: the encoder's last output, a view that its next step overwrites."""
