@@ -17,6 +17,7 @@ import numpy as np
 import vocabulary as v
 from lanner import _core
 from lanner._core import Bpe
+from lanner.kv_cache import PageGroup
 from lanner.llm import Model
 from lanner.pretokenizers import pre_tokenizer
 from lanner.tokenizer import SpecialIds, Tokenizer
@@ -99,10 +100,10 @@ class FakeDecoder:
             n_heads=2, n_kv_heads=1, head_dim=4,
         )  # fmt: skip
         max_pages = -(-context // PAGE)
-        self.n_pages = n_pages or max_pages
+        self.page_groups = [PageGroup(n_pages or max_pages, max_pages, 0)]
         self.step = _core.Step(max_tokens, max_seqs, max_outputs, max_pages)
         self.n_layers, self.layer_s, self._logits_of = 4, layer_s, logits
-        self.cache = np.full((self.n_pages, PAGE), -1, np.int32)
+        self.cache = np.full((self.page_groups[0].n_pages, PAGE), -1, np.int32)
         self._cancelled = threading.Event()
         self._logits = np.zeros((max_outputs, VOCAB_SIZE), np.float32)
         self._sampled = np.zeros(max_outputs, np.int32)

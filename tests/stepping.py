@@ -16,7 +16,7 @@ def run_step(decoder: Decoder, ids: list[int], start: int, outputs: list[int]) -
     step.token_seqs[:n] = 0
     step.seq_starts[:2] = (0, n)
     step.kv_lens[0] = start + n
-    step.block_tables[0, :] = np.arange(decoder.n_pages)
+    step.block_tables[:: step.max_seqs] = np.arange(step.max_pages)
     step.output_rows[: len(outputs)] = outputs
     step.sampling[: len(outputs)] = (0, 0, 1, 0, 0)
     return decoder.run()

@@ -50,7 +50,7 @@ def target_logits(
 
     finish: it was their last step.
     """
-    step, each = model.step, model.n_pages // model.step.max_seqs
+    step, each = model.step, model.step.max_pages
     n = 0
     for row, part in enumerate(ids):
         end = n + len(part)

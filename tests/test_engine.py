@@ -127,7 +127,7 @@ def test_pages_come_back(make):
         handle = model.submit(LONG, max_tokens=1)
         handle._generation.wait(LIMIT_S)
     until(lambda: len(model._engine._scheduler) == 0)
-    assert model._engine._scheduler.n_free_pages == decoder.n_pages
+    assert model._engine._scheduler.n_free_pages == decoder.page_groups[0].n_pages
 
 
 # --- errors -------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def test_every_architecture_has_a_plan(name: str, tmp_path: Path) -> None:
     assert told.weight_bytes == decoder.weight_bytes
     assert told.weight_bytes_per_token == decoder.weight_bytes_per_token
     assert told.n_params == decoder.n_params
-    assert told.kv_bytes == decoder.cache.page_bytes * 2
+    assert told.kv_bytes == sum(cache.page_bytes for cache in decoder.caches.caches) * 2
 
 
 def test_routed_experts_alone_are_read_for_a_token(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_engine_layers_import_downwards() -> None:
     for i, name in enumerate(order):
         assert not imports_of(PYTHON / f"{name}.py") & set(order[i + 1 :]), name
     below = ("builder", "arena", "checkpoint", "hf_folder", "hf_config", "safetensors", "weights", "config")
-    for name in (*below, "program", "decoder", "tokenizer"):
+    for name in (*below, "kv_cache", "program", "decoder", "tokenizer"):
         assert not imports_of(PYTHON / f"{name}.py") & ENGINE_SIDE, name
 
 

@@ -202,8 +202,8 @@ def test_dump_counts_the_step(tiny: Made) -> None:
 BAD_STEPS = [
     ({"n_tokens": 0}, "n_tokens is 0, wanted 1 to 512"),
     ({"n_tokens": -1}, "n_tokens is -1, wanted 1 to 512"),
-    ({"n_tokens": 513}, "n_tokens, n_seqs and n_outputs are 513, 1, 1, room is for 512, 1, 64"),
-    ({"n_seqs": 2}, "are 5, 2, 1, room is for"),
+    ({"n_tokens": 513}, "n_tokens, n_seqs and n_outputs are 513, 1, 1, room is for 512, 64, 64"),
+    ({"n_seqs": 65}, "are 5, 65, 1, room is for"),
     ({"n_seqs": 0}, "0 sequences do not cover the 5 tokens"),
     ({"n_outputs": -1}, "n_outputs is -1, wanted 0 to 64"),
     ({"n_outputs": 65}, "are 5, 1, 65, room is for"),
@@ -216,8 +216,8 @@ BAD_STEPS = [
     ({"token_seqs": (3, 1)}, "token 3 has position 3 of sequence 1, wanted 3 of 0"),
     ({"token_ids": (4, VOCAB)}, "token id 131 is outside the vocabulary of 131"),
     ({"token_ids": (0, -1)}, "token id -1 is outside the vocabulary of 131"),
-    ({"block_tables": ((0, 0), 20)}, "page 20 of sequence 0 is outside the cache of 20"),
-    ({"block_tables": ((0, 0), -1)}, "page -1 of sequence 0 is outside the cache of 20"),
+    ({"block_tables": ((0, 0), 1280)}, "page 1280 of sequence 0 is outside the cache of 1280"),
+    ({"block_tables": ((0, 0), -1)}, "page -1 of sequence 0 is outside the cache of 1280"),
     ({"output_rows": (0, 5)}, "output row 5 is outside the 5 tokens of the step"),
     ({"output_rows": (0, -1)}, "output row -1 is outside the 5 tokens of the step"),
 ]

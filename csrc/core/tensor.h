@@ -19,12 +19,14 @@ struct Step {
   int32_t n_seqs = 0;                     // S
   int32_t n_outputs = 0;                  // R
   int32_t max_pages = 0;                  // columns of block_tables
+  int32_t max_seqs = 0;                   // rows of block_tables that a group of layers has
+  int32_t n_groups = 1;                   // G
   const int32_t* token_ids = nullptr;     // (T)
   const int32_t* positions = nullptr;     // (T) position in its sequence, from 0
   const int32_t* token_seqs = nullptr;    // (T) sequence of each token
   const int32_t* seq_starts = nullptr;    // (S + 1) first token of each sequence in this step
   const int32_t* kv_lens = nullptr;       // (S) cached positions once this step is appended
-  const int32_t* block_tables = nullptr;  // (S, max_pages) page of each 32 positions
+  const int32_t* block_tables = nullptr;  // (G, max_seqs, max_pages) page of each 32, -1 if given back
   const int32_t* output_rows = nullptr;   // (R) token whose logits are wanted
   const float* sampling = nullptr;        // (R, 5) temperature, top_k, top_p, min_p, uniform in [0, 1)
   int32_t max_cross_pages = 0;            // columns of cross_tables

@@ -42,7 +42,7 @@ void append(const AppendArgs& a, const Step& step, const Worker& worker, int beg
   const KvCache& c = *a.cache;
   alignas(64) float head[kMaxHeadDim] = {};  // lanes past head_dim stay zero
   for (int t = 0; t < step.n_tokens; ++t) {
-    const int page = page_of(step, t, a.cross), in_page = step.positions[t] % kPagePositions;
+    const int page = page_of(c, step, t, a.cross), in_page = step.positions[t] % kPagePositions;
     for (int u = begin < a.n_heads ? a.n_heads : begin; u < end; ++u) {
       std::memcpy(head, a.kv.row(worker, t) + u * c.head_dim, sizeof(float) * c.head_dim);
       append_head(c, a.layer, page, in_page, u - a.n_heads, head);

@@ -22,8 +22,7 @@ struct CachedStrip : Strip {
         a(args),
         step(s),
         u(unit),
-        pages(args.cross ? s.cross_tables + int64_t{unit.seq} * s.max_cross_pages
-                         : s.block_tables + int64_t{unit.seq} * s.max_pages),
+        pages(pages_of(*args.cache, s, unit.seq, args.cross)),
         group_heads(args.group_heads()) {}
 
   int token(int r) const { return u.first_token + r / group_heads; }

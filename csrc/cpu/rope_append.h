@@ -21,7 +21,7 @@ void rope_append(const RopeAppendArgs& a, const Step& step, const Worker& worker
   const int dim = c.head_dim, half = a.table.cols / 2;
   alignas(64) float head[kMaxHeadDim] = {};  // lanes past head_dim stay zero
   for (int t = 0; t < step.n_tokens; ++t) {
-    const int page = page_of(step, t, false), in_page = step.positions[t] % kPagePositions;
+    const int page = page_of(c, step, t, false), in_page = step.positions[t] % kPagePositions;
     const float* table = a.table.row(worker, t);
     for (int u = begin; u < end; ++u) {
       float* x = a.qkv.row(worker, t) + u * dim;

@@ -1,5 +1,7 @@
 #include "ops/step_check.h"
 
+#include <algorithm>
+
 namespace lanner {
 
 void check_token_ids(const char* op, const Step& s, int32_t vocab_size) {
@@ -28,6 +30,17 @@ void check_tokens(const char* op, const Step& s, int32_t seq) {
         " to ", end, " of ", s.n_tokens);
 }
 
+// From the first page that the first token sees; those before it may be given back.
+void check_pages(const char* op, const Step& s, int32_t seq, size_t g, const CacheLimits::Group& group) {
+  if (!group.n_pages) return;
+  const int32_t kv_len = s.kv_lens[seq], end = kv_len - (s.seq_starts[seq + 1] - s.seq_starts[seq]) + 1;
+  const int32_t* pages =
+      s.block_tables + (static_cast<int64_t>(g) * s.max_seqs + seq) * static_cast<int64_t>(s.max_pages);
+  for (int32_t p = std::max(0, end - group.n_seen) / kPagePositions; p * kPagePositions < kv_len; ++p)
+    check(pages[p] >= 0 && pages[p] < group.n_pages, op, ": page ", pages[p], " of sequence ", seq,
+          g ? cat(" in group ", g) : "", " is outside the cache of ", group.n_pages);
+}
+
 void check_cached(const char* op, const Step& s, int32_t seq, const CacheLimits& limits) {
   const int32_t first = s.seq_starts[seq], end = s.seq_starts[seq + 1], kv_len = s.kv_lens[seq];
   check(kv_len >= end - first && kv_len <= int64_t{s.max_pages} * kPagePositions, op, ": sequence ", seq,
@@ -35,11 +48,7 @@ void check_cached(const char* op, const Step& s, int32_t seq, const CacheLimits&
   for (int32_t t = first; t < end; ++t)
     check(s.token_seqs[t] == seq && s.positions[t] == kv_len - (end - t), op, ": token ", t, " has position ",
           s.positions[t], " of sequence ", s.token_seqs[t], ", wanted ", kv_len - (end - t), " of ", seq);
-  for (int32_t p = 0; p * kPagePositions < kv_len; ++p) {
-    const int32_t page = s.block_tables[static_cast<int64_t>(seq) * s.max_pages + p];
-    check(page >= 0 && page < limits.n_pages, op, ": page ", page, " of sequence ", seq,
-          " is outside the cache of ", limits.n_pages);
-  }
+  for (size_t g = 0; g < limits.groups.size(); ++g) check_pages(op, s, seq, g, limits.groups[g]);
   check(!limits.whole || kv_len == end - first, op, ": sequence ", seq, " has ", end - first, " of its ",
         kv_len, " positions in the step, wanted all: attention is not causal");
 }
@@ -62,12 +71,14 @@ void check_cross(const char* op, const Step& s, int32_t seq, const CacheLimits& 
 }  // namespace
 
 void check_sequences(const char* op, const Step& s, const CacheLimits& limits) {
-  if (!limits.n_pages && !limits.n_cross_pages) return;
+  if (limits.groups.empty() && !limits.n_cross_pages) return;
+  check(limits.groups.size() <= static_cast<size_t>(s.n_groups), op, ": the step has tables of ", s.n_groups,
+        " groups, the caches are of ", limits.groups.size());
   check(s.n_seqs >= 1 && s.seq_starts[0] == 0 && s.seq_starts[s.n_seqs] == s.n_tokens, op, ": ", s.n_seqs,
         " sequences do not cover the ", s.n_tokens, " tokens of the step");
   for (int32_t seq = 0; seq < s.n_seqs; ++seq) {
     check_tokens(op, s, seq);
-    if (limits.n_pages) check_cached(op, s, seq, limits);
+    if (!limits.groups.empty()) check_cached(op, s, seq, limits);
     if (limits.n_cross_pages) check_cross(op, s, seq, limits);
   }
 }

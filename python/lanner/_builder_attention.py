@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lanner import _core
 from lanner._builder_rows import RowOperations
 from lanner.phases import Value
 
 if TYPE_CHECKING:
-    from lanner import _core
+    from collections.abc import Sequence
+
     from lanner._builder_rows import Vector
     from lanner.builder import Rope
+    from lanner.kv_cache import LayerCache
 
 
 ORDINARY = {"window": 0, "softcap": 0.0, "causal": True, "cross": False}
@@ -20,7 +23,7 @@ ORDINARY = {"window": 0, "softcap": 0.0, "causal": True, "cross": False}
 class AttentionOperations(RowOperations):
     """Part of `Builder`, which has the rest."""
 
-    cache: _core.KvCache
+    cache: _core.KvCache | Sequence[LayerCache]
     cross_cache: _core.KvCache | None
     n_heads: int
     head_dim: int
@@ -52,8 +55,7 @@ class AttentionOperations(RowOperations):
         out = self._overwrite(qkv, "rope_append", name)
         args = {
             "table": table,
-            "cache": self.cache,
-            "layer": layer,
+            **self._place(layer, "rope_append", name),
             "n_heads": self.n_heads,
             "qkv": out,
         }
@@ -66,9 +68,9 @@ class AttentionOperations(RowOperations):
         `cross`: to the cross cache, by the step's cross_tables at the positions of the tokens; then kv has no
         query heads.
         """
-        cache, n_heads = (self._cross_cache("append", name), 0) if cross else (self.cache, self.n_heads)
+        place, n_heads = self._place(layer, "append", name, cross), 0 if cross else self.n_heads
         out = self._overwrite(kv, "append", name)
-        args: dict[str, Any] = {"kv": out, "cache": cache, "layer": layer, "n_heads": n_heads}
+        args: dict[str, Any] = {"kv": out, **place, "n_heads": n_heads}
         self._emit("append", name, args | _unlike({"cross": cross}), writes=[out], unit=self.head_dim)
         return out
 
@@ -89,7 +91,7 @@ class AttentionOperations(RowOperations):
 
         Args:
             q: query heads in its first columns, as `rope_append` or `append` left them.
-            layer: of the cache.
+            layer: of the model; of the cross cache for `cross`.
             scale: factor of the products q k.
             name: of the instruction.
             window: a query at i sees the keys at j with 0 <= i - j < window; 0: all up to its own.
@@ -100,13 +102,12 @@ class AttentionOperations(RowOperations):
             cross: keys and values come from the cross cache, by the step's cross_tables and cross_lens, and
                 every query sees them all.
         """
-        cache = self._cross_cache("attention", name) if cross else self.cache
+        place = self._place(layer, "attention", name, cross)
         out = self._value(self.n_heads * self.head_dim, "float32", "tokens", name)
         args = {
             "q": q,
             "out": out,
-            "cache": cache,
-            "layer": layer,
+            **place,
             "n_heads": self.n_heads,
             "scale": scale,
         }
@@ -118,10 +119,13 @@ class AttentionOperations(RowOperations):
         self._emit("attention", name, args, reads=[q], writes=[out])
         return out
 
-    def _cross_cache(self, op: str, name: str) -> _core.KvCache:
-        if self.cross_cache is None:
+    def _place(self, layer: int, op: str, name: str, cross: bool = False) -> dict[str, Any]:
+        """The cache of a layer, and the layer inside it."""
+        if cross and self.cross_cache is None:
             raise ValueError(f"{op}: {name} is cross, the builder has no cross_cache")
-        return self.cross_cache
+        if cross or isinstance(self.cache, _core.KvCache):
+            return {"cache": self.cross_cache if cross else self.cache, "layer": layer}
+        return self.cache[layer]._asdict()
 
     def _rope_table(self, rope: Rope) -> Value:
         key = id(rope.inv_freq), rope.factor

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from lanner import _core, catalog, models
 from lanner._threads import default_threads
 from lanner.checkpoint import open_checkpoint
-from lanner.decoder import CHUNK_TOKENS, checked_context, checked_kv_dtype, checked_quantize
+from lanner.decoder import CHUNK_TOKENS, MAX_SEQS, checked_context, checked_kv_dtype, checked_quantize
 from lanner.encoder import STEP_TOKENS
 from lanner.plan import plan
-from lanner.seq2seq import MAX_SEQS
 
 if TYPE_CHECKING:
     from lanner.checkpoint import Checkpoint

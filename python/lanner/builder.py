@@ -17,11 +17,13 @@ from lanner.phases import REPLICABLE, Kind, Phase, Place, Value
 
 if TYPE_CHECKING:
     from array import array
+    from collections.abc import Sequence
 
     import numpy as np
     import numpy.typing as npt
 
     from lanner._builder_rows import Vector
+    from lanner.kv_cache import LayerCache
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,18 @@ class Builder(ExpertOperations, AttentionOperations):
     """Collects the instructions of one program.
 
     Args:
-        cache: the keys and values that `rope_append` and `append` write and `attention` reads.
+        cache: the keys and values that `rope_append` and `append` write and `attention` reads: one cache for
+            all layers, or for each its cache and the layer inside it.
         n_heads, head_dim: query heads of a layer.
         cross_cache: keys and values of a source, for the `append` and `attention` that are `cross`.
     """
 
     def __init__(
-        self, cache: _core.KvCache, n_heads: int, head_dim: int, cross_cache: _core.KvCache | None = None
+        self,
+        cache: _core.KvCache | Sequence[LayerCache],
+        n_heads: int,
+        head_dim: int,
+        cross_cache: _core.KvCache | None = None,
     ) -> None:
         self.cache = cache
         self.cross_cache = cross_cache

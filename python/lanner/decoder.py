@@ -9,6 +9,7 @@ from lanner._outputs import OutputRows
 from lanner.builder import Builder
 from lanner.checkpoint import Checkpoint
 from lanner.config import DecoderConfig
+from lanner.kv_cache import PageGroup, group_windows, make_caches, page_groups
 from lanner.program import Program, weight_bytes, weight_bytes_per_token
 from lanner.weights import QUANTIZE, Weights
 
@@ -22,8 +23,8 @@ product, and a request that is cancelled waits for one layer of 512."""
 MAX_OUTPUTS = 64
 """Rows of logits of a step: 64 rows of 262144 float32 are 64 MB, reserved and touched only when asked for."""
 
-MAX_SEQS = 1
-"""Sequences of a step."""
+MAX_SEQS = 64
+"""Sequences of a step: with one row of logits each they are MAX_OUTPUTS."""
 
 KV_BYTES = {"f16": 2, "f32": 4}
 
@@ -68,7 +69,6 @@ class Decoder(OutputRows):
         self.context = checked_context(self.config.context_length, context)
         self.n_threads = n_threads
         self.kv_dtype = checked_kv_dtype(kv_dtype)
-        self.n_pages = -(-self.context // _core.PAGE_POSITIONS)
         from lanner._estimate import check_budget
 
         check_budget(
@@ -83,15 +83,18 @@ class Decoder(OutputRows):
     def _build(self, module: object, loaded: object) -> None:
         c = self.config
         max_tokens = min(CHUNK_TOKENS, self.context)
-        self.cache = _core.KvCache(self.kv_dtype, c.n_layers, self.n_pages, c.n_kv_heads, c.head_dim)
-        builder = Builder(self.cache, c.n_heads, c.head_dim)
+        windows = group_windows(c.windows, self.context)
+        groups = page_groups(windows, self.context, max_tokens, MAX_SEQS)
+        self.caches = make_caches(self.kv_dtype, windows, groups, c.n_kv_heads, c.head_dim)
+        builder = Builder(self.caches.layers, c.n_heads, c.head_dim)
         self._logits = module.build(builder, c, loaded)  # type: ignore[attr-defined]
         self._sampled = builder.sample(self._logits)
         max_outputs = min(MAX_OUTPUTS, max_tokens)
         self.program = Program(
             builder, [self._logits, self._sampled], self.n_threads, max_tokens, max_outputs
         )
-        self.step = _core.Step(max_tokens, MAX_SEQS, max_outputs, self.n_pages)
+        max_pages = -(-self.context // _core.PAGE_POSITIONS)
+        self.step = _core.Step(max_tokens, MAX_SEQS, max_outputs, max_pages, n_groups=len(groups))
 
     # --- steps ----------------------------------------------------------------------------------------------
     def prepare(self, chunks: Iterable[object]) -> None:
@@ -108,6 +111,16 @@ class Decoder(OutputRows):
     def clear_cancel(self) -> None:
         """Let steps run again."""
         self.program.core.clear_cancel()
+
+    # --- cache ----------------------------------------------------------------------------------------------
+    @property
+    def page_groups(self) -> list[PageGroup]:
+        """What is to be known of the pages that the step's tables lead to, by group."""
+        return self.caches.groups
+
+    def copy_pages(self, copies: Iterable[tuple[int, int, int]]) -> None:
+        """Copies (group, source, target) of pages, before a step that writes to `target`."""
+        self.caches.copy_pages(copies)
 
     # --- sizes ----------------------------------------------------------------------------------------------
     @property

@@ -39,7 +39,7 @@ class Engine:
             max_tokens=step.max_tokens,
             max_outputs=step.max_outputs,
             max_seqs=step.max_seqs,
-            n_pages=self.decoder.n_pages,
+            n_pages=self.decoder.page_groups[0].n_pages,
         )
         self._inbox: SimpleQueue[Sequence | None] = SimpleQueue()
         # Reentrant: a stream that the garbage collector finds while its thread is in here cancels itself.

@@ -137,8 +137,8 @@ def _of_both(weights: Weights, cfg: Any, made: Emitted) -> Plan:
         formats=weights.n_bytes_by_format,
         weight_bytes=weight_bytes([*made.source.instructions, *made.target.instructions]),
         weight_bytes_per_token=weight_bytes_per_token(made.target.instructions),
-        page_bytes=made.target.cache.page_bytes + made.target.cross_cache.page_bytes,
+        page_bytes=made.cache.page_bytes + made.target.cross_cache.page_bytes,
         builder=made.target,
         kept=(made.logits, made.sampled),
-        source=SourcePlan(made.source, (made.hidden,), made.source.cache.page_bytes),
+        source=SourcePlan(made.source, (made.hidden,), made.source_cache.page_bytes),
     )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lanner import _core, models
 from lanner._outputs import OutputRows
 from lanner.builder import Builder
-from lanner.decoder import MAX_OUTPUTS, checked_context, checked_kv_dtype, checked_quantize
+from lanner.decoder import MAX_OUTPUTS, MAX_SEQS, checked_context, checked_kv_dtype, checked_quantize
+from lanner.kv_cache import page_groups
 from lanner.program import Program, weight_bytes_per_token
 from lanner.target_rules import TargetRules, read_rules
 from lanner.weights import Weights
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from lanner.checkpoint import Checkpoint
     from lanner.models._seq2seq import Seq2SeqConfig
     from lanner.phases import Value
-
-MAX_SEQS = 16
-"""Targets of a step. They read the weights together; more of them gain little, and wait for each other."""
 
 SOURCE_TOKENS = 512
 """Tokens of a step of the encoder, unless one source is longer."""
@@ -54,7 +52,9 @@ class _Place:
 class Emitted:
     """The two lists of an encoder-decoder, and the values that are read after their runs."""
 
+    cache: _core.KvCache
     source: Builder
+    source_cache: _core.KvCache
     hidden: Value
     target: Builder
     logits: Value
@@ -74,11 +74,13 @@ def emit(
     heads = (c.n_kv_heads, c.head_dim)
     cross = _core.KvCache(kv_dtype, c.n_layers, n_pages, *heads)
     # One layer: the next one overwrites keys and values that nothing reads any more.
-    source = Builder(_core.KvCache("f32", 1, n_source_pages, *heads), c.n_heads, c.head_dim, cross)
+    source_cache = _core.KvCache("f32", 1, n_source_pages, *heads)
+    source = Builder(source_cache, c.n_heads, c.head_dim, cross)
     hidden = module.encode(source, c, loaded)
-    target = Builder(_core.KvCache(kv_dtype, c.n_layers, n_pages, *heads), c.n_heads, c.head_dim, cross)
+    cache = _core.KvCache(kv_dtype, c.n_layers, n_pages, *heads)
+    target = Builder(cache, c.n_heads, c.head_dim, cross)
     logits = module.decode(target, c, loaded, rules.forbidden_ids)
-    return Emitted(source, hidden, target, logits, target.sample(logits))
+    return Emitted(cache, source, source_cache, hidden, target, logits, target.sample(logits))
 
 
 class Seq2Seq(OutputRows):
@@ -127,7 +129,7 @@ class Seq2Seq(OutputRows):
         self.n_threads = n_threads
         self.kv_dtype = checked_kv_dtype(kv_dtype)
         self._pages_each = -(-self.context // _core.PAGE_POSITIONS)
-        self.n_pages = MAX_SEQS * self._pages_each
+        self.page_groups = page_groups([0], self.context, 1, MAX_SEQS)
         from lanner._estimate import check_budget
 
         check_budget(
@@ -145,7 +147,9 @@ class Seq2Seq(OutputRows):
     def _build(self, module: ModuleType, loaded: object) -> None:
         pages, source_tokens = self._pages_each, max(SOURCE_TOKENS, self.context)
         n_source_pages = -(-source_tokens // _core.PAGE_POSITIONS) + MAX_SEQS
-        made = emit(module, self.config, loaded, self.rules, self.kv_dtype, self.n_pages, n_source_pages)
+        n_pages = self.page_groups[0].n_pages
+        made = emit(module, self.config, loaded, self.rules, self.kv_dtype, n_pages, n_source_pages)
+        self._cache = made.cache
         self._hidden, self._logits, self._sampled = made.hidden, made.logits, made.sampled
         self.encoder = Program(made.source, [made.hidden], self.n_threads, source_tokens, 1)
         self.source_step = _core.Step(source_tokens, MAX_SEQS, 1, pages, pages)
@@ -185,6 +189,11 @@ class Seq2Seq(OutputRows):
     def hidden(self, n_tokens: int) -> npt.NDArray[np.float32]:
         """(T, hidden_size) float32: the encoder's last output, a view that its next step overwrites."""
         return self.encoder.array(self._hidden, n_tokens)
+
+    def copy_pages(self, copies: Iterable[tuple[int, int, int]]) -> None:
+        """Copies (group, source, target) of pages, before a step that writes to `target`."""
+        for _, source, target in copies:
+            self._cache.copy_page(source, target)
 
     # --- sources --------------------------------------------------------------------------------------------
     def _batches(self, targets: list[Target]) -> Iterator[list[Target]]:
