@@ -157,17 +157,19 @@ GATE_UP = [
 ]
 
 HEAD_DIMS = (2, 6, 16, 20, 64, 80, 128, 256)
-ROPE_APPEND = [AttentionCase(3, 1, dim, ((7, 7),), kv) for dim in HEAD_DIMS for kv in ("f16", "f32")]
+KV_FORMATS = ("f16", "f32", "q8")
+ROPE_APPEND = [AttentionCase(3, 1, dim, ((7, 7),), kv) for dim in HEAD_DIMS for kv in KV_FORMATS]
 
 # Lengths on both sides of a block (16), page (32), tile (64), chunk (256), and two chunks.
 BORDERS = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 320, 511, 512, 513, 700)
 ATTENTION = [
-    *(AttentionCase(6, 2, 20, ((kv, 1),), fmt) for kv in BORDERS for fmt in ("f16", "f32")),
+    *(AttentionCase(6, 2, 20, ((kv, 1),), fmt) for kv in BORDERS for fmt in KV_FORMATS),
     *(AttentionCase(6, 2, 16, ((kv, n),)) for kv in (40, 64, 256, 300) for n in (2, 4, 5, 33)),
-    *(AttentionCase(3, 3, dim, ((70, 9),), fmt) for dim in HEAD_DIMS for fmt in ("f16", "f32")),
+    *(AttentionCase(3, 3, dim, ((70, 9),), fmt) for dim in HEAD_DIMS for fmt in KV_FORMATS),
     *(AttentionCase(g * 2, 2, 64, ((270, n),)) for g in (1, 3, 7, 48) for n in (1, 3, 20)),
     AttentionCase(4, 1, 512, ((90, 3),)),
-    AttentionCase(48, 1, 512, ((70, 2),), "f32"),
+    *(AttentionCase(48, 1, 512, ((70, 2),), fmt) for fmt in ("f32", "q8")),
+    *(AttentionCase(g * 2, 2, 64, ((270, n),), "q8") for g in (1, 7) for n in (1, 20)),
     AttentionCase(3, 1, 64, ((200, 200),)),
     # Several sequences, decode and prefill side by side.
     AttentionCase(6, 2, 64, ((1, 1), (513, 1), (33, 33), (64, 1), (300, 4), (258, 5))),
@@ -182,16 +184,16 @@ ATTENTION_OPTIONS = [
     *(
         AttentionCase(6, 2, 20, ((700, n),), fmt, window=w)
         for w in WINDOWS
-        for n, fmt in ((1, "f16"), (130, "f32"))
+        for n, fmt in ((1, "f16"), (130, "f32"), (33, "q8"))
     ),
     *(AttentionCase(6, 2, 16, ((300, 300),), window=w) for w in WINDOWS),
     *(AttentionCase(g * 2, 2, 64, _MIXED, window=w) for g in (1, 3, 24) for w in (40, 300)),
     *(AttentionCase(6, 2, 20, _MIXED, softcap=c) for c in (0.3, 2.0, 50.0)),
-    *(AttentionCase(6, 2, 20, _WHOLE, fmt, causal=False) for fmt in ("f16", "f32")),
+    *(AttentionCase(6, 2, 20, _WHOLE, fmt, causal=False) for fmt in KV_FORMATS),
     AttentionCase(1, 1, 64, ((600, 600),), causal=False),
     *(AttentionCase(6, 2, 20, _MIXED, reach=r) for r in (0, 1, 7, 8, 16, 128, 1000)),
     *(AttentionCase(4, 4, 16, _WHOLE, causal=False, reach=r) for r in (0, 7, 8, 128)),
-    AttentionCase(6, 2, 20, _MIXED, "f32", window=70, softcap=1.5, reach=50),
+    *(AttentionCase(6, 2, 20, _MIXED, fmt, window=70, softcap=1.5, reach=50) for fmt in ("f32", "q8")),
     AttentionCase(6, 3, 20, _WHOLE, softcap=1.5, causal=False, reach=3),
 ]
 

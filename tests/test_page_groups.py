@@ -191,7 +191,7 @@ def test_a_step_has_one_to_sixteen_groups(n_groups: int) -> None:
 # ---- copies --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kv_format", ["f16", "f32"])
+@pytest.mark.parametrize("kv_format", ["f16", "f32", "q8"])
 def test_a_copied_page_is_the_page(kv_format: str) -> None:
     """A sequence forks in the middle of a page: each goes on in a copy of its own and changes no other."""
     rng = np.random.default_rng(5)

@@ -70,7 +70,7 @@ def test_interpreter_fills_the_cache_as_the_executor_does(made: Made) -> None:
         np.testing.assert_array_equal(executed.logits(1), values["head"])
 
 
-@pytest.mark.parametrize("kv_dtype", ["f16", "f32"])
+@pytest.mark.parametrize("kv_dtype", ["f16", "f32", "q8"])
 def test_chunks_and_threads_change_no_bit(made: Made, kv_dtype: str) -> None:
     n, rows = 300, list(range(0, 300, 5))
     decoders = [made.decoder(n_threads=t, kv_dtype=kv_dtype) for t in (1, 2, 4)]

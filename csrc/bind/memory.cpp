@@ -98,7 +98,7 @@ void bind_memory(py::module_& m) {
   py::class_<KvCache, std::shared_ptr<KvCache>>(m, "KvCache")
       .def(py::init([](const std::string& format, int32_t layers, int32_t pages, int32_t heads, int32_t dim,
                        int32_t group) {
-             return std::make_shared<KvCache>(format_named(format), layers, pages, heads, dim, group);
+             return std::make_shared<KvCache>(kv_type_named(format), layers, pages, heads, dim, group);
            }),
            py::arg("format"), py::arg("n_layers"), py::arg("n_pages"), py::arg("n_kv_heads"),
            py::arg("head_dim"), py::arg("group") = 0)

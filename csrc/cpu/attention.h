@@ -29,19 +29,27 @@ struct CachedStrip : Strip {
   int head(int r) const { return u.kv_head * group_heads + r % group_heads; }
   const std::byte* key(int position) const {
     return a.cache->key(a.layer, pages[position / kPagePositions], u.kv_head) +
-           static_cast<size_t>(position % kPagePositions) * dim * info(a.cache->format).bytes;
+           static_cast<size_t>(position % kPagePositions) * dim * element_bytes(a.cache->type);
   }
   const std::byte* value(int position) const {  // of a whole page
     return a.cache->value(a.layer, pages[position / kPagePositions], u.kv_head);
+  }
+  const float* key_scales(int position) const {
+    return a.cache->key_scales(a.layer, pages[position / kPagePositions], u.kv_head) +
+           position % kPagePositions;
+  }
+  const float* value_scales(int position) const {
+    return a.cache->value_scales(a.layer, pages[position / kPagePositions], u.kv_head) +
+           position % kPagePositions;
   }
   int first_seen() const { return starts[0]; }  // both ascend with the row
   int end_seen() const { return limits[n_rows - 1]; }
 };
 
-template <Format format>
+template <KvType type>
 LANNER_INLINE void score_block(const Strip& s, const std::byte* keys, int block) {
   for_row_groups(s.n_rows, [&](auto n, int r) LANNER_INLINE_LAMBDA {
-    score_rows<format, n>(s.q + r * s.dim, keys, s.dim, s.p + r * kTilePositions + 16 * block);
+    score_rows<type, n>(s.q + r * s.dim, keys, s.dim, s.p + r * kTilePositions + 16 * block);
   });
 }
 
@@ -58,21 +66,21 @@ struct PagePart {
 
 // Positions first <= j < end of a page into the sums of row r, which are multiplied by alpha before. Apart
 // from the tile kernels: few rows need it, and inside it would cost them registers.
-template <Format format>
+template <KvType type>
 [[gnu::noinline]] void mix_row(const Strip& s, const PagePart& page, int r, int first, int end,
                                const float* alpha) {
-  const int64_t row_bytes = int64_t{s.value_dim} * info(format).bytes;
+  const int64_t row_bytes = int64_t{s.value_dim} * element_bytes(type);
   const float* p = s.p + r * kTilePositions + page.start % kTilePositions + first;
   for (int d = 0; d < s.value_dim; d += 16)
-    mix_rows<format, 1>(p, page.values + first * row_bytes + d * info(format).bytes, row_bytes, end - first,
-                        s.value_dim, s.chunk.out + r * s.value_dim + d, alpha);
+    mix_rows<type, 1>(p, page.values + first * row_bytes + d * element_bytes(type), row_bytes, end - first,
+                      s.value_dim, s.chunk.out + r * s.value_dim + d, alpha);
 }
 
 // A page into the sums of all rows, which are multiplied by alpha before. What a row may not see it does not
 // touch, not even with a weight of zero: it may be infinite. `whole`: all rows see all of the page.
-template <Format format>
+template <KvType type>
 LANNER_INLINE void mix_page(const Strip& s, const PagePart& page, bool whole, const float* alpha) {
-  const int64_t row_bytes = int64_t{s.value_dim} * info(format).bytes;
+  const int64_t row_bytes = int64_t{s.value_dim} * element_bytes(type);
   const float* p = s.p + page.start % kTilePositions;
   for_row_groups(s.n_rows, [&](auto n, int r) LANNER_INLINE_LAMBDA {
     // Starts and limits ascend: all rows see first <= j < end; a row may see more before and behind it.
@@ -85,16 +93,16 @@ LANNER_INLINE void mix_page(const Strip& s, const PagePart& page, bool whole, co
     }
     for (int i = r; !starts_even && i < r + n; ++i) {
       const int limit = page.clamp(s.limits[i]);
-      mix_row<format>(s, page, i, page.clamp(s.starts[i]), limit < first ? limit : first,
-                      alpha ? alpha + i : nullptr);
+      mix_row<type>(s, page, i, page.clamp(s.starts[i]), limit < first ? limit : first,
+                    alpha ? alpha + i : nullptr);
     }
     const float* factors = alpha && starts_even ? alpha + r : nullptr;
     for (int d = 0; d < s.value_dim; d += 16)
-      mix_rows<format, n>(p + r * kTilePositions + first,
-                          page.values + first * row_bytes + d * info(format).bytes, row_bytes, end - first,
-                          s.value_dim, s.chunk.out + r * s.value_dim + d, factors);
+      mix_rows<type, n>(p + r * kTilePositions + first,
+                        page.values + first * row_bytes + d * element_bytes(type), row_bytes, end - first,
+                        s.value_dim, s.chunk.out + r * s.value_dim + d, factors);
     for (int i = r + 1; !ends_even && i < r + n; ++i)
-      mix_row<format>(s, page, i, end, page.clamp(s.limits[i]), nullptr);
+      mix_row<type>(s, page, i, end, page.clamp(s.limits[i]), nullptr);
   });
 }
 
@@ -143,49 +151,63 @@ inline void weigh(const CachedStrip& s, int tile_start, int first) {
     soften(s, SeeAll{});
 }
 
+// Scores or weights of a tile's n positions, from block `first` on, times the scale of each; scales(j): those
+// of 16 positions from j.
+template <class Scales>
+LANNER_INLINE void scale_columns(const Strip& s, int tile_start, int n, int first, Scales scales) {
+  for (int i = 16 * first; i < n; i += 16) {
+    const F32 x = load(scales(tile_start + i));
+    for (float* p = s.p + i; p < s.p + s.n_rows * kTilePositions; p += kTilePositions) store(p, load(p) * x);
+  }
+}
+
 // --- one strip -----------------------------------------------------------------------------------------
 // Copies a page's part of a tile as float32, so that every group of rows reads it converted.
-template <Format format>
+template <KvType type>
 const std::byte* as_floats(const std::byte* from, int n, float* to) {
-  for (int i = 0; i < n; i += 16) store(to + i, load_cache<format>(from + i * info(format).bytes));
+  for (int i = 0; i < n; i += 16) store(to + i, load_cache<type>(from + i * element_bytes(type)));
   return reinterpret_cast<const std::byte*>(to);
 }
 
 // The tile's n positions; blocks and pages before the first that any row sees are left out.
-template <Format format>
+template <KvType type>
 void attend_tile(const CachedStrip& s, int tile_start, int n) {
-  const bool convert = format != Format::F32 && s.n_rows > kFloatTile;
+  const bool convert = type != KvType::F32 && s.n_rows > kFloatTile;
   const int unseen = s.first_seen() > tile_start ? s.first_seen() - tile_start : 0, first_block = unseen / 16;
   for (int block = first_block; block * 16 < n; ++block) {
     const std::byte* k = s.key(tile_start + 16 * block);
     if (convert)
-      score_block<Format::F32>(s, as_floats<format>(k, 16 * s.dim, s.keys), block);
+      score_block<KvType::F32>(s, as_floats<type>(k, 16 * s.dim, s.keys), block);
     else
-      score_block<format>(s, k, block);
+      score_block<type>(s, k, block);
   }
+  if constexpr (type == KvType::Q8)
+    scale_columns(s, tile_start, n, first_block, [&](int j) { return s.key_scales(j); });
   const bool whole = s.starts[s.n_rows - 1] <= tile_start && s.limits[0] >= tile_start + n;
   weigh(s, tile_start, first_block);
+  if constexpr (type == KvType::Q8)
+    scale_columns(s, tile_start, n, first_block, [&](int j) { return s.value_scales(j); });
   const float* alpha = s.factors;
   for (int first = unseen / kPagePositions * kPagePositions; first < n; first += kPagePositions) {
     PagePart page{s.value(tile_start + first), tile_start + first, std::min(n - first, kPagePositions)};
     if (convert) {
-      page.values = as_floats<format>(page.values, page.n * s.value_dim, s.values);
-      mix_page<Format::F32>(s, page, whole, alpha);
+      page.values = as_floats<type>(page.values, page.n * s.value_dim, s.values);
+      mix_page<KvType::F32>(s, page, whole, alpha);
     } else {
-      mix_page<format>(s, page, whole, alpha);
+      mix_page<type>(s, page, whole, alpha);
     }
     alpha = nullptr;
   }
 }
 
-template <Format format>
+template <KvType type>
 void attend_chunk(const CachedStrip& s, int chunk) {
   const int start = chunk * kChunkPositions, rest = s.end_seen() - start;
   const int end = rest < kChunkPositions ? start + rest : start + kChunkPositions;
   clear(s, s.chunk);
   for (int tile = start; tile < end; tile += kTilePositions)
     if (tile + kTilePositions > s.first_seen())
-      attend_tile<format>(s, tile, end - tile < kTilePositions ? end - tile : kTilePositions);
+      attend_tile<type>(s, tile, end - tile < kTilePositions ? end - tile : kTilePositions);
 }
 
 inline void load_queries(const CachedStrip& s, const Worker& worker) {
@@ -212,12 +234,12 @@ inline void merge_group(const Strip& s, AttentionPlan& plan, const AttentionPlan
     merge(s, partial_at(s, plan.partials.data() + plan.units[group.first_unit + i].partial));
 }
 
-template <Format format>
+template <KvType type>
 void attend(const AttentionArgs& a, const Step& step, const Worker& worker, const AttentionUnit& u) {
   const CachedStrip s(worker.scratch, a, step, u);
   load_queries(s, worker);
   if (u.chunk >= 0) {
-    attend_chunk<format>(s, u.chunk);
+    attend_chunk<type>(s, u.chunk);
     store_partial(s, a.plan->partials.data() + u.partial);
     const AttentionPlan::Group& group = a.plan->groups[u.group];
     std::atomic<int32_t>& pending = a.plan->n_pending[u.group];
@@ -227,7 +249,7 @@ void attend(const AttentionArgs& a, const Step& step, const Worker& worker, cons
   } else {
     clear(s, s.total);
     for (int chunk = s.first_seen() / kChunkPositions; chunk * kChunkPositions < s.end_seen(); ++chunk) {
-      attend_chunk<format>(s, chunk);
+      attend_chunk<type>(s, chunk);
       merge(s, s.chunk);
     }
   }
@@ -236,10 +258,18 @@ void attend(const AttentionArgs& a, const Step& step, const Worker& worker, cons
 
 void attention(const AttentionArgs& a, const Step& step, const Worker& worker, int begin, int end) {
   for (int i = begin; i < end; ++i) {
-    if (a.cache->format == Format::F16)
-      attend<Format::F16>(a, step, worker, a.plan->units[i]);
-    else
-      attend<Format::F32>(a, step, worker, a.plan->units[i]);
+    const AttentionUnit& u = a.plan->units[i];
+    switch (a.cache->type) {
+      case KvType::F32:
+        attend<KvType::F32>(a, step, worker, u);
+        break;
+      case KvType::F16:
+        attend<KvType::F16>(a, step, worker, u);
+        break;
+      case KvType::Q8:
+        attend<KvType::Q8>(a, step, worker, u);
+        break;
+    }
   }
 }
 

@@ -68,27 +68,29 @@ struct Strip {
   }
 };
 
-template <Format format>
+template <KvType type>
 LANNER_INLINE F32 load_cache(const std::byte* p) {
-  if constexpr (format == Format::F16)
+  if constexpr (type == KvType::F32)
+    return load(reinterpret_cast<const float*>(p));
+  else if constexpr (type == KvType::F16)
     return load_f16(p);
   else
-    return load(reinterpret_cast<const float*>(p));
+    return to_f32(load_i8(p));
 }
 
 // --- scores --------------------------------------------------------------------------------------------
 // p[r][0..15] = q[r] . k over D in ascending order, for n rows and one block of 16 positions; with `vectors`
 // further blocks, each block_bytes behind the one before.
-template <Format format, int n, int vectors = 1>
+template <KvType type, int n, int vectors = 1>
 LANNER_INLINE void score_rows(const float* q, const std::byte* keys, int dim, float* p,
                               int64_t block_bytes = 0) {
   F32 acc[vectors][n];
   for (auto& block : acc)
     for (F32& x : block) x = zero();
 #pragma GCC unroll 4
-  for (int d = 0; d < dim; ++d, keys += 16 * info(format).bytes) {
+  for (int d = 0; d < dim; ++d, keys += 16 * element_bytes(type)) {
     F32 k[vectors];
-    for (int b = 0; b < vectors; ++b) k[b] = load_cache<format>(keys + b * block_bytes);
+    for (int b = 0; b < vectors; ++b) k[b] = load_cache<type>(keys + b * block_bytes);
     for (int i = 0; i < n; ++i) {
       const F32 x = set1(q[i * dim + d]);
       for (int b = 0; b < vectors; ++b) acc[b][i] = fma(x, k[b], acc[b][i]);
@@ -101,7 +103,7 @@ LANNER_INLINE void score_rows(const float* q, const std::byte* keys, int dim, fl
 // O[r][0..15] = O * alpha[r] + sum_j p[r][j] v[j], j ascending, for n rows and 16 columns of V; `stride`:
 // bytes from one position to the next; with `vectors` further columns, each panel_bytes behind the ones
 // before. Without alpha, O as it is.
-template <Format format, int n, int vectors = 1>
+template <KvType type, int n, int vectors = 1>
 LANNER_INLINE void mix_rows(const float* p, const std::byte* values, int64_t stride, int n_positions,
                             int value_dim, float* out, const float* alpha, int64_t panel_bytes = 0) {
   F32 acc[vectors][n];
@@ -112,7 +114,7 @@ LANNER_INLINE void mix_rows(const float* p, const std::byte* values, int64_t str
 #pragma GCC unroll 4
   for (int j = 0; j < n_positions; ++j, values += stride) {
     F32 v[vectors];
-    for (int b = 0; b < vectors; ++b) v[b] = load_cache<format>(values + b * panel_bytes);
+    for (int b = 0; b < vectors; ++b) v[b] = load_cache<type>(values + b * panel_bytes);
     for (int i = 0; i < n; ++i) {
       const F32 x = set1(p[i * kTilePositions + j]);
       for (int b = 0; b < vectors; ++b) acc[b][i] = fma(x, v[b], acc[b][i]);

@@ -50,16 +50,18 @@ struct ArrayStrip : Strip {
   int end_seen() const { return limits[n_rows - 1]; }
 };
 
+constexpr KvType kv_type(Format format) { return format == Format::F16 ? KvType::F16 : KvType::F32; }
+
 // n <= 16 elements as float32, the other lanes 0.
 template <Format format>
 LANNER_INLINE F32 load_part(const std::byte* from, int n) {
   alignas(64) std::byte padded[64] = {};
   std::memcpy(padded, from, n * info(format).bytes);
-  return load_cache<format>(padded);
+  return load_cache<kv_type(format)>(padded);
 }
 template <Format format>
 LANNER_INLINE F32 load_up_to_16(const std::byte* from, int n) {
-  return n >= 16 ? load_cache<format>(from) : load_part<format>(from, n);
+  return n >= 16 ? load_cache<kv_type(format)>(from) : load_part<format>(from, n);
 }
 template <Format format>
 LANNER_INLINE void store_up_to_16(std::byte* to, F32 x, int n) {
@@ -193,9 +195,9 @@ void score_seen(const ArrayStrip& s, int block, const float* keys) {
     const float* q = s.q + r * s.dim;
     float* p = s.p + r * kTilePositions + 16 * block;
     if (any & ((uint64_t{1} << 16 * vectors) - 1) & ~uint64_t{0xffff})
-      score_rows<Format::F32, n, vectors>(q, k, s.dim, p, block_bytes);
+      score_rows<KvType::F32, n, vectors>(q, k, s.dim, p, block_bytes);
     else if (any & 0xffff)
-      score_rows<Format::F32, n>(q, k, s.dim, p);
+      score_rows<KvType::F32, n>(q, k, s.dim, p);
   });
 }
 
@@ -257,7 +259,7 @@ void mix_panels(const ArrayStrip& s, const float* values, int d) {
     const uint64_t any = any_of<n>(s.seen + r);
     if (!any) return;
     const int first = __builtin_ctzll(any), end = 64 - __builtin_clzll(any);
-    mix_rows<Format::F32, n, vectors>(s.p + r * kTilePositions + first, panel + first * kValueBytes,
+    mix_rows<KvType::F32, n, vectors>(s.p + r * kTilePositions + first, panel + first * kValueBytes,
                                       kValueBytes, end - first, s.value_dim,
                                       s.chunk.out + r * s.value_dim + d, s.factors + r, kPanelBytes);
   });
@@ -275,8 +277,9 @@ template <Format format>
 void mix_in_place(const ArrayStrip& s, int tile, int n, NextTile& next) {
   for (int d = 0; d < s.value_dim; d += 16, next.step())
     for_row_groups(s.n_rows, [&](auto n_rows, int r) LANNER_INLINE_LAMBDA {
-      mix_rows<format, n_rows>(s.p + r * kTilePositions, s.value(tile) + d * info(format).bytes, s.a.v.row, n,
-                               s.value_dim, s.chunk.out + r * s.value_dim + d, s.factors + r);
+      mix_rows<kv_type(format), n_rows>(s.p + r * kTilePositions, s.value(tile) + d * info(format).bytes,
+                                        s.a.v.row, n, s.value_dim, s.chunk.out + r * s.value_dim + d,
+                                        s.factors + r);
     });
 }
 

@@ -25,7 +25,7 @@ inline void check(const AppendArgs& a) {
 inline int units(const AppendArgs& a, const Step&) { return a.n_heads + 2 * a.cache->n_kv_heads; }
 inline Cost cost(const AppendArgs& a, const Step& step) {
   const double n = 2.0 * step.n_tokens * a.cache->n_kv_heads * a.cache->head_dim;
-  return {n * (4 + static_cast<double>(info(a.cache->format).bytes)), 0};
+  return {n * (4 + static_cast<double>(element_bytes(a.cache->type))), 0};
 }
 
 }  // namespace lanner

@@ -97,7 +97,8 @@ Cost cost(const AttentionArgs& a, const Step& step) {
   for (int32_t s = 0; s < step.n_seqs; ++s) {
     const double n_queries = step.seq_starts[s + 1] - step.seq_starts[s], n = n_keys(a, step, s);
     const double n_read = a.window ? std::min(n, n_queries + a.window - 1) : n;
-    total.n_bytes += n_read * c.n_kv_heads * (c.head_dim + c.value_dim) * info(c.format).bytes;
+    total.n_bytes += n_read * c.n_kv_heads * (c.head_dim + c.value_dim) * element_bytes(c.type) +
+                     n_read * c.n_kv_heads * 2 * (c.scale_bytes / kPagePositions);
     total.n_flops += 4.0 * n_pairs(a, n_queries, n) * a.n_heads * c.head_dim;
   }
   total.n_bytes += 8.0 * step.n_tokens * a.out.cols;

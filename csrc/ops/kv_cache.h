@@ -3,6 +3,14 @@
 //   K of a page  [KH][2][D][16]   positions in the lanes: scores need no sum across lanes
 //   V of a page  [KH][32][Dv]     D in the lanes, padded to Dv = a multiple of 16
 //
+// q8: elements are int8 codes, and behind them stand float32 scales of K [KH][32] and V [KH][32], one for the
+// key and one for the value of a token and head:
+//
+//   code = round(x * (127 / max|x|)), scale = max|x| / 127, or NaN where x is infinite or NaN
+//
+// Codes enter products as the integers that they are. The scale of a key multiplies the finished score; the
+// scale of a value multiplies the weight p, of which the sum of weights has the unscaled one.
+//
 // Pages belong to sequences through the block tables of the group; the cache itself knows no sequence. Memory
 // becomes resident when a page is first written, so a long context costs nothing until it is used. Layers
 // that see the same window of positions are a group: what lies behind their window they give back together.
@@ -10,7 +18,6 @@
 
 #include <cstring>
 
-#include "core/dtype.h"
 #include "core/memory.h"
 #include "ops/op.h"
 
@@ -23,30 +30,41 @@ inline constexpr int kMaxHeadDim =
 
 inline constexpr int kMaxGroups = 16;  // models have one window or two
 
+enum class KvType : uint8_t { F32, F16, Q8 };
+
+constexpr size_t element_bytes(KvType type) { return type == KvType::F32 ? 4 : type == KvType::F16 ? 2 : 1; }
+
+inline KvType kv_type_named(const std::string& name) {
+  check(name == "f32" || name == "f16" || name == "q8", "KvCache: format is ", name,
+        ", wanted f16, f32 or q8");
+  return name == "f32" ? KvType::F32 : name == "f16" ? KvType::F16 : KvType::Q8;
+}
+
 struct KvCache {
-  Format format;  // F16 or F32
+  KvType type;
   int32_t n_layers, n_pages, n_kv_heads, head_dim;
   int32_t group;                  // its rows of the step's block tables
   int32_t value_dim;              // D rounded up to 16
   size_t key_bytes, value_bytes;  // of one head of one page
+  size_t scale_bytes;             // of the keys of one head of one page, or of the values; 0 but for q8
   Memory memory;
 
-  KvCache(Format f, int32_t layers, int32_t pages, int32_t kv_heads, int32_t dim, int32_t of_group = 0)
-      : format(f),
+  KvCache(KvType t, int32_t layers, int32_t pages, int32_t kv_heads, int32_t dim, int32_t of_group = 0)
+      : type(t),
         n_layers(layers),
         n_pages(pages),
         n_kv_heads(kv_heads),
         head_dim(dim),
         group(of_group),
         value_dim(static_cast<int32_t>(round_up(static_cast<size_t>(dim), kLanes))) {
-    check(f == Format::F16 || f == Format::F32, "KvCache: format is ", info(f).name, ", wanted f16 or f32");
     check(layers > 0 && pages > 0 && kv_heads > 0 && dim > 0,
           "KvCache: layers, pages, heads and head_dim are ", layers, ", ", pages, ", ", kv_heads, ", ", dim,
           ", wanted positive numbers");
     check(group >= 0 && group < kMaxGroups, "KvCache: group is ", group, ", wanted 0 to ", kMaxGroups - 1);
-    key_bytes = size_t{kPagePositions} * head_dim * info(f).bytes;
-    value_bytes = size_t{kPagePositions} * value_dim * info(f).bytes;
-    size_t n_bytes = key_bytes + value_bytes;
+    key_bytes = size_t{kPagePositions} * head_dim * element_bytes(t);
+    value_bytes = size_t{kPagePositions} * value_dim * element_bytes(t);
+    scale_bytes = t == KvType::Q8 ? kPagePositions * sizeof(float) : 0;
+    size_t n_bytes = head_bytes();
     const bool overflows = __builtin_mul_overflow(n_bytes, size_t(kv_heads), &n_bytes) ||
                            __builtin_mul_overflow(n_bytes, size_t(layers), &n_bytes) ||
                            __builtin_mul_overflow(n_bytes, size_t(pages), &n_bytes);
@@ -55,13 +73,21 @@ struct KvCache {
     memory = Memory(n_bytes);
   }
 
-  size_t layer_page_bytes() const { return n_kv_heads * (key_bytes + value_bytes); }
+  size_t head_bytes() const { return key_bytes + value_bytes + 2 * scale_bytes; }
+  size_t layer_page_bytes() const { return n_kv_heads * head_bytes(); }
   size_t page_bytes() const { return n_layers * layer_page_bytes(); }
   std::byte* key(int layer, int page, int head) const {
     return memory.data() + (size_t(layer) * n_pages + page) * layer_page_bytes() + head * key_bytes;
   }
   std::byte* value(int layer, int page, int head) const {
     return key(layer, page, 0) + n_kv_heads * key_bytes + head * value_bytes;
+  }
+  float* key_scales(int layer, int page, int head) const {  // (32)
+    return reinterpret_cast<float*>(key(layer, page, 0) + n_kv_heads * (key_bytes + value_bytes)) +
+           head * kPagePositions;
+  }
+  float* value_scales(int layer, int page, int head) const {  // (32)
+    return key_scales(layer, page, n_kv_heads + head);
   }
 
   // What all layers keep in page `source`, also in page `target`.

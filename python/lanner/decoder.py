@@ -26,7 +26,8 @@ MAX_OUTPUTS = 64
 MAX_SEQS = 64
 """Sequences of a step: with one row of logits each they are MAX_OUTPUTS."""
 
-KV_BYTES = {"f16": 2, "f32": 4}
+KV_TYPES = ("f16", "f32", "q8")
+"""Types of cached keys and values; q8 has int8 codes and a float32 scale for each token and head."""
 
 
 class Decoder(OutputRows):
@@ -36,7 +37,7 @@ class Decoder(OutputRows):
         checkpoint: the opened model; it may be dropped once the decoder exists.
         context: positions of a sequence, by default what the model was trained for.
         n_threads: threads of a step.
-        kv_dtype: "f16" or "f32", the type of cached keys and values.
+        kv_dtype: "f16", "f32" or "q8", the type of cached keys and values.
         max_memory: bytes that weights, cache and activations may take together, or None.
         quantize: None, or "q8_0" or "q4_0": the format that float matrices get.
 
@@ -147,8 +148,8 @@ def checked_context(context_length: int, context: int | None) -> int:
 
 def checked_kv_dtype(kv_dtype: str) -> str:
     """It, if it is a type of cached keys and values."""
-    if not isinstance(kv_dtype, str) or kv_dtype not in KV_BYTES:
-        raise ValueError(f"load: kv_dtype is {kv_dtype!r}, wanted one of {', '.join(KV_BYTES)}")
+    if not isinstance(kv_dtype, str) or kv_dtype not in KV_TYPES:
+        raise ValueError(f"load: kv_dtype is {kv_dtype!r}, wanted one of {', '.join(KV_TYPES)}")
     return kv_dtype
 
 

@@ -58,7 +58,8 @@ def load(
             a name in the catalogue that `lanner pull` has downloaded.
         context: positions that a prompt and its continuation may take together; the model's own if None.
         threads: threads of a step; by default the physical cores that this process may use.
-        kv_dtype: type of cached keys and values, "f16" or "f32".
+        kv_dtype: type of cached keys and values, "f16" or "f32", or "q8": 8 bits and a scale for every token
+            and head, half the memory of "f16".
         max_memory: bytes that weights, cache and activations may take together.
         quantize: None keeps the type of every weight; "q8_0" or "q4_0" is given to matrices of a float type,
             but for those whose rows are not whole blocks of 32.

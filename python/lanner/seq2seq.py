@@ -94,7 +94,7 @@ class Seq2Seq(OutputRows):
         checkpoint: the opened model; it may be dropped afterwards.
         context: positions of a source, and of a target; by default what the model was trained for.
         n_threads: threads of a step.
-        kv_dtype: "f16" or "f32", the type of the decoder's cached keys and values.
+        kv_dtype: "f16", "f32" or "q8", the type of the decoder's cached keys and values.
         max_memory: bytes that weights, caches and activations may take together, or None.
         quantize: None, or "q8_0" or "q4_0": the format that float matrices get.
 

@@ -22,7 +22,7 @@ from harness import (
 )
 
 import cases_rows
-from cases import GATE_UP, LINEAR, SAMPLE, AttentionCase, LinearCase, RowsCase
+from cases import GATE_UP, KV_FORMATS, LINEAR, SAMPLE, AttentionCase, LinearCase, RowsCase
 from cases_attention import SDPA, SdpaCase
 from lanner import _core, ops
 from lanner.ops._quantization import FORMATS, QUANTIZABLE
@@ -307,7 +307,7 @@ def recorded_rows() -> Iterator[Recorded]:
 
 
 def all_cases() -> list[Recorded]:
-    attention = [AttentionCase(6, 2, dim, ((n, new),), fmt) for dim in (16, 20, 64) for fmt in ("f16", "f32")
+    attention = [AttentionCase(6, 2, dim, ((n, new),), fmt) for dim in (16, 20, 64) for fmt in KV_FORMATS
                  for n, new in ((1, 1), (33, 33), (300, 2), (520, 1), (130, 70))]  # fmt: skip
     attention += [
         AttentionCase(6, 2, 20, ((n, new),), **options)  # type: ignore[arg-type]

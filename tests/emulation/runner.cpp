@@ -279,7 +279,7 @@ void attention(Fields& in, Fields& out) {
                 dim = in.int32("head_dim");
   const int32_t n = in.int32("n_tokens"), n_new = in.int32("n_new"), width = (n_heads + 2 * n_kv_heads) * dim;
   const int32_t n_pages = (n + kPagePositions - 1) / kPagePositions;
-  KvCache cache(format_named(in.text("kv_format")).format, 1, n_pages, n_kv_heads, dim);
+  KvCache cache(kv_type_named(in.text("kv_format")), 1, n_pages, n_kv_heads, dim);
   std::vector<int32_t> positions(static_cast<size_t>(n)), seqs(positions.size(), 0);
   std::iota(positions.begin(), positions.end(), 0);
   auto step = [&](int32_t first) {

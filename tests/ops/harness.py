@@ -177,8 +177,14 @@ class Cached:
 
 
 def stored(x: np.ndarray, kv_format: str) -> np.ndarray:
-    """What a cache of a type keeps of x."""
-    return x if kv_format == "f32" else x.astype(np.float16).astype(np.float32)
+    """What a cache of a type keeps of heads x (..., D); of q8 in float64, which has room for scale * code."""
+    if kv_format != "q8":
+        return x if kv_format == "f32" else x.astype(np.float16).astype(np.float32)
+    largest = np.abs(x).max(axis=-1, keepdims=True)
+    scale = largest / np.float32(127)
+    is_zero = scale < np.finfo(np.float32).tiny
+    codes = np.rint(x * (np.float32(127) / np.where(is_zero, np.float32(1), largest)))
+    return np.where(is_zero, 0, codes.astype(np.float64) * scale)
 
 
 def make_cached(case: AttentionCase, *, garbage: bool = True) -> Cached:

@@ -7,6 +7,7 @@ from harness import bits, make_cached, poisoned, rows_step, stored, tokens
 import reference
 from cases import ROPE_APPEND, AttentionCase
 from lanner import _core
+from reference import U
 
 
 def append(step: _core.Step, cache: _core.KvCache, kv: np.ndarray, **options: object) -> None:
@@ -32,7 +33,7 @@ def test_caches_keys_and_values_as_they_are(case: AttentionCase) -> None:
     np.testing.assert_allclose(wanted, exact, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kv_format", ["f16", "f32"])
+@pytest.mark.parametrize("kv_format", ["f16", "f32", "q8"])
 def test_cross_writes_the_pages_of_cross_tables(kv_format: str) -> None:
     """Two sources, written in steps of a few tokens in any order of positions, then seen whole."""
     case = AttentionCase(6, 2, 20, ((70, 70), (41, 41)), kv_format, causal=False)
@@ -50,6 +51,27 @@ def test_cross_writes_the_pages_of_cross_tables(kv_format: str) -> None:
         parts = [np.concatenate([made.k[s][a:b], made.v[s][a:b]], axis=1) for s, (a, b) in enumerate(spans)]
         append(step, other.cache, np.concatenate(parts), cross=True)
     np.testing.assert_array_equal(bits(other.attend([(0, 70), (0, 41)], 0.3)), bits(wanted))
+
+
+def test_codes_of_heads_of_any_size() -> None:
+    """A head whose scale would be subnormal is zero; where one element is no number, nothing of it is."""
+    made = make_cached(AttentionCase(1, 1, 20, ((40, 1),), "q8"), garbage=False)
+    heads = np.random.default_rng(0).standard_normal((40, 1, 20)).astype(np.float32)
+    heads[:8] *= np.float32([0, -0.0, 1e-45, 1e-38, 1e-36, 2e-36, 1e30, 3e37])[:, None, None]
+    append(made.step([(0, 40)]), made.cache, np.concatenate([np.zeros_like(heads), heads], axis=1))
+    made.q = [np.zeros_like(made.q[0])]
+    means = np.cumsum(stored(heads, "q8"), axis=0)[:, 0] / np.arange(1, 41)[:, None]
+    for n in range(1, 41):
+        out, largest = made.attend([(n - 1, n)], 1.0)[0, 0], np.abs(heads[:n]).max()
+        np.testing.assert_allclose(out, means[n - 1], rtol=0, atol=(n + 2) * U * largest)
+    assert (made.attend([(3, 4)], 1.0) == 0).all()
+    for value in (np.nan, np.inf, -np.inf):
+        for broken in (0, 1):  # the key, the value
+            kv = np.ones((1, 2, 20), np.float32)
+            kv[0, broken, 7] = value
+            append(made.step([(3, 4)]), made.cache, kv)
+            assert np.isfinite(made.attend([(2, 3)], 1.0)).all()
+            assert np.isnan(made.attend([(3, 4)], 1.0)).all()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ def expected(made: Cached) -> tuple[np.ndarray, np.ndarray]:
     """float64 attention and the bound on the float32 error.
 
     A score is a chain of D multiply-adds on a query scaled once: E = gamma(D + 2) * sum |q k|; a cap, whose
-    slope is at most 1, adds 2 roundings to s and 7 to the result (3 ulp are 6), a bias 1. A weight p is
+    slope is at most 1, adds 2 roundings to s and 7 to the result (3 ulp are 6), a bias 1, a scale of q8 1. A
+    weight p is
     the exponential of a rounded difference, off by 2 E + (R + 8) U in a range R of scores, once per tile that
     moves the maximum and once per merged chunk. Sum and mix add n positive weights in a chain, and each tile
     adds its reductions: both relative to sum p |v|. The quotient repeats what the sum has.
@@ -34,8 +35,10 @@ def expected(made: Cached) -> tuple[np.ndarray, np.ndarray]:
             made.q[s][first:end], k, v, np.arange(first, end), scale_of(case), **case.options
         )
         n_tiles = end // 64 + 1
-        error = 4 * gamma(case.head_dim + 2 + 9 * (case.softcap > 0) + (case.reach >= 0)) * r.score_magnitude
-        error = error + ((2 * n_tiles + 2) * (r.score_range + 8) + 2 * end + 24 * n_tiles + 8) * U
+        n_scales = int(case.kv_format == "q8")
+        n_roundings = case.head_dim + 2 + 9 * (case.softcap > 0) + (case.reach >= 0) + n_scales
+        error = 4 * gamma(n_roundings) * r.score_magnitude
+        error = error + ((2 * n_tiles + 2) * (r.score_range + 8) + 2 * end + 24 * n_tiles + 8 + n_scales) * U
         parts.append(r.out)
         bounds.append(error * r.magnitude)
     return np.concatenate(parts), np.concatenate(bounds)
@@ -49,7 +52,7 @@ def test_close_to_float64(case: AttentionCase) -> None:
 
 
 @pytest.mark.parametrize("garbage", [False, True])
-@pytest.mark.parametrize("kv_format", ["f16", "f32"])
+@pytest.mark.parametrize("kv_format", ["f16", "f32", "q8"])
 @pytest.mark.parametrize(
     ("n_heads", "n_kv_heads", "head_dim", "length"),
     [(6, 2, 20, 75), (7, 1, 16, 270), (2, 2, 64, 530), (48, 1, 16, 80)],
@@ -73,7 +76,7 @@ def test_whole_chunked_and_token_by_token_are_the_same_bits(
         np.testing.assert_array_equal(bits(np.concatenate(parts)), bits(whole), err_msg=f"chunks of {chunk}")
 
 
-@pytest.mark.parametrize("kv_format", ["f16", "f32"])
+@pytest.mark.parametrize("kv_format", ["f16", "f32", "q8"])
 def test_sequences_of_a_step_do_not_see_each_other(kv_format: str) -> None:
     case = AttentionCase(6, 2, 20, ((1, 1), (513, 1), (33, 33), (64, 1), (300, 4), (258, 5)), kv_format)
     made = make_cached(case)
@@ -96,7 +99,7 @@ def test_the_number_of_queries_changes_no_bit(n_tokens: int) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("kv_format", ["f16", "f32"])
+@pytest.mark.parametrize("kv_format", ["f16", "f32", "q8"])
 def test_later_positions_are_not_seen(kv_format: str, value: float) -> None:
     """Not even as 0 * NaN: a weight of zero is no reason to read a value."""
     made = make_cached(AttentionCase(6, 2, 20, ((70, 70),), kv_format))

@@ -29,7 +29,7 @@ def described(options: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("options", CAUSAL, ids=described)
-@pytest.mark.parametrize("kv_format", ["f16", "f32"])
+@pytest.mark.parametrize("kv_format", ["f16", "f32", "q8"])
 @pytest.mark.parametrize(
     ("n_heads", "n_kv_heads", "head_dim", "length"), [(6, 2, 20, 330), (7, 1, 16, 600), (48, 1, 16, 150)]
 )
@@ -81,7 +81,7 @@ def test_nothing_outside_a_window_is_seen(window: int) -> None:
         np.testing.assert_array_equal(bits(made.attend([(600 - n, 600)], 0.3)), bits(clean))
 
 
-@pytest.mark.parametrize("kv_format", ["f16", "f32"])
+@pytest.mark.parametrize("kv_format", ["f16", "f32", "q8"])
 def test_a_row_whose_neighbours_see_infinities_does_not(kv_format: str) -> None:
     made = make_cached(AttentionCase(6, 2, 20, ((200, 200),), kv_format, window=30))
     clean = made.attend([(0, 200)], 0.3)
@@ -240,7 +240,7 @@ def attend_across(made: Cached, step: _core.Step, q: np.ndarray) -> np.ndarray:
     return out.reshape(q.shape)
 
 
-@pytest.mark.parametrize("kv_format", ["f16", "f32"])
+@pytest.mark.parametrize("kv_format", ["f16", "f32", "q8"])
 def test_across_gives_what_whole_sequences_give(kv_format: str) -> None:
     """The same keys seen from elsewhere: the same bits, for any number of queries of a step."""
     sequences = ((1, 1), (33, 33), (300, 300), (64, 64), (600, 600))

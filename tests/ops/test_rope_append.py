@@ -69,7 +69,7 @@ def test_a_narrow_table_rotates_the_first_dimensions(rot_dim: int) -> None:
     np.testing.assert_array_equal(bits(made.attend([(0, n)], 0.5)), bits(other.attend([(0, n)], 0.5)))
 
 
-@pytest.mark.parametrize("kv_format", ["f16", "f32"])
+@pytest.mark.parametrize("kv_format", ["f16", "f32", "q8"])
 def test_every_slot_holds_its_own_value(kv_format: str) -> None:
     # Queries of zeros weigh 64 positions alike, and position j is alone in column j: the mean of column j is
     # value j / 64, exactly.
@@ -79,7 +79,7 @@ def test_every_slot_holds_its_own_value(kv_format: str) -> None:
     values[:12] = (0, -0.0, 6e-8, 3e-8, 2.98e-8, -1e-7, 6.09e-5, 6.11e-5, 65504, 65519, 2049, 2051)
     made.append([(0, 64)], [np.zeros((64, 1, 64), np.float32)], [np.diag(values)[:, None]])
     made.q = [np.zeros((64, 1, 64), np.float32)]
-    wanted = stored(values, kv_format)
+    wanted = np.diagonal(stored(np.diag(values), kv_format)).astype(np.float32)
     np.testing.assert_array_equal(made.attend([(63, 64)], 1.0)[0, 0], wanted / 64)
 
 
@@ -163,8 +163,8 @@ _core.ops.rope_append(rows_step(1), qkv=qkv, table=table, cache=cache, layer=0, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("q4_0", 1, 1, 1, 16), "KvCache: format is q4_0, wanted f16 or f32"),
-        (("f8", 1, 1, 1, 16), "format 'f8' is none that this library knows"),
+        (("q4_0", 1, 1, 1, 16), "KvCache: format is q4_0, wanted f16, f32 or q8"),
+        (("q8_0", 1, 1, 1, 16), "KvCache: format is q8_0, wanted f16, f32 or q8"),
         (("f16", 0, 1, 1, 16), "KvCache: layers, pages, heads and head_dim are 0, 1, 1, 16, wanted positive"),
         (("f16", 1, 1, -1, 16), "are 1, 1, -1, 16"),
     ],
