@@ -106,10 +106,10 @@ def plan(checkpoint: Checkpoint, *, context: int | None, kv_dtype: str, quantize
     cfg = module.config(settings, weights)
     rules = read_rules(checkpoint, cfg.vocab_size) if models.is_seq2seq(settings) else None
     settings.finish()
-    loaded = module.load(cfg, weights)
+    loaded = module.load(cfg, weights) if rules is None else module.load(cfg, weights, rules.forbidden_ids)
     weights.finish(module.HF_IGNORED)
     if rules is not None:
-        return _of_both(weights, cfg, emit(module, cfg, loaded, rules, kv_dtype, 1, 1))
+        return _of_both(weights, cfg, emit(module, cfg, loaded, kv_dtype, 1, 1))
     is_encoder = models.is_encoder(settings)
     n_layers, kv_dtype = (1, "f32") if is_encoder else (cfg.n_layers, kv_dtype)
     cache = _core.KvCache(kv_dtype, n_layers, 1, cfg.n_kv_heads, cfg.head_dim)
@@ -139,6 +139,6 @@ def _of_both(weights: Weights, cfg: Any, made: Emitted) -> Plan:
         weight_bytes_per_token=weight_bytes_per_token(made.target.instructions),
         page_bytes=made.cache.page_bytes + made.target.cross_cache.page_bytes,
         builder=made.target,
-        kept=(made.logits, made.sampled),
+        kept=made.kept,
         source=SourcePlan(made.source, (made.hidden,), made.source_cache.page_bytes),
     )

@@ -58,14 +58,19 @@ class Emitted:
     hidden: Value
     target: Builder
     logits: Value
+    forbidden: Value | None
     sampled: Value
+
+    @property
+    def kept(self) -> tuple[Value, ...]:
+        """Values of the target's list that are read after a run."""
+        return tuple(value for value in (self.logits, self.forbidden, self.sampled) if value is not None)
 
 
 def emit(
     module: ModuleType,
     c: Seq2SeqConfig,
     loaded: object,
-    rules: TargetRules,
     kv_dtype: str,
     n_pages: int,
     n_source_pages: int,
@@ -79,8 +84,9 @@ def emit(
     hidden = module.encode(source, c, loaded)
     cache = _core.KvCache(kv_dtype, c.n_layers, n_pages, *heads)
     target = Builder(cache, c.n_heads, c.head_dim, cross)
-    logits = module.decode(target, c, loaded, rules.forbidden_ids)
-    return Emitted(cache, source, source_cache, hidden, target, logits, target.sample(logits))
+    logits, forbidden = module.decode(target, c, loaded)
+    sampled = target.sample(logits)
+    return Emitted(cache, source, source_cache, hidden, target, logits, forbidden, sampled)
 
 
 class Seq2Seq(OutputRows):
@@ -135,7 +141,7 @@ class Seq2Seq(OutputRows):
         check_budget(
             checkpoint, max_memory, context=context, n_threads=n_threads, kv_dtype=kv_dtype, quantize=quantize
         )
-        loaded = module.load(c, weights)
+        loaded = module.load(c, weights, self.rules.forbidden_ids)
         weights.finish(module.HF_IGNORED)
         self.n_params = weights.n_params
         self.formats = weights.n_bytes_by_format
@@ -148,13 +154,13 @@ class Seq2Seq(OutputRows):
         pages, source_tokens = self._pages_each, max(SOURCE_TOKENS, self.context)
         n_source_pages = -(-source_tokens // _core.PAGE_POSITIONS) + MAX_SEQS
         n_pages = self.page_groups[0].n_pages
-        made = emit(module, self.config, loaded, self.rules, self.kv_dtype, n_pages, n_source_pages)
+        made = emit(module, self.config, loaded, self.kv_dtype, n_pages, n_source_pages)
         self._cache = made.cache
         self._hidden, self._logits, self._sampled = made.hidden, made.logits, made.sampled
+        self._forbidden = made.forbidden
         self.encoder = Program(made.source, [made.hidden], self.n_threads, source_tokens, 1)
         self.source_step = _core.Step(source_tokens, MAX_SEQS, 1, pages, pages)
-        kept = [made.logits, made.sampled]
-        self.program = Program(made.target, kept, self.n_threads, MAX_OUTPUTS, MAX_OUTPUTS)
+        self.program = Program(made.target, made.kept, self.n_threads, MAX_OUTPUTS, MAX_OUTPUTS)
         self.step = _core.Step(MAX_OUTPUTS, MAX_SEQS, MAX_OUTPUTS, pages, pages)
 
     # --- steps ----------------------------------------------------------------------------------------------
@@ -185,6 +191,10 @@ class Seq2Seq(OutputRows):
         """Let steps run again."""
         self.encoder.core.clear_cancel()
         self.program.core.clear_cancel()
+
+    def forbidden_logits(self, n_outputs: int) -> npt.NDArray[np.float32] | None:
+        """(R, n) float32: what the model gave the n forbidden ids, ascending; None where there are none."""
+        return None if self._forbidden is None else self.program.array(self._forbidden, n_outputs)
 
     def hidden(self, n_tokens: int) -> npt.NDArray[np.float32]:
         """(T, hidden_size) float32: the encoder's last output, a view that its next step overwrites."""

@@ -163,6 +163,10 @@ def test_hidden_states_and_logits(name: str, folder: Any) -> None:
         assert relative_error(model.hidden(len(source)), hidden) <= MAX_RELATIVE_ERROR
         assert relative_error(given[:, allowed], wanted.logits[0].numpy()[:, allowed]) <= MAX_RELATIVE_ERROR
         assert np.all(given[:, ~allowed] == -np.inf)
+        forbidden = model.forbidden_logits(len(target))
+        assert (forbidden is None) == allowed.all()
+        if forbidden is not None:
+            assert relative_error(forbidden, wanted.logits[0].numpy()[:, ~allowed]) <= MAX_RELATIVE_ERROR
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lanner import _core
@@ -93,6 +93,19 @@ class Layer:
     down: Projection
 
 
+@dataclass(frozen=True)
+class Head:
+    """What makes logits: -inf, by its bias, for the ids that may never be generated.
+
+    `forbidden` are the rows of those ids in ascending order, which say what the logits would have been: their
+    probability is part of the model's. None where nothing is forbidden.
+    """
+
+    weight: _core.Packed
+    bias: Vector | None
+    forbidden: Projection | None
+
+
 _EMBEDDINGS = ("token_embd.weight", "enc.token_embd.weight", "dec.token_embd.weight")
 
 
@@ -161,21 +174,40 @@ def projection(cfg: Seq2SeqConfig, w: Weights, names: Sequence[str], n_rows: int
     return Projection(weight, bias)
 
 
-def head_bias(vocab_size: int, bias: Vector | None, forbidden: Iterable[int]) -> Vector | None:
-    """`bias`, or zeros, with -inf at ids that may never be generated; None where nothing would be added."""
-    forbidden = tuple(forbidden)
-    if not forbidden:
-        return bias
-    values = array("f", bytes(4 * vocab_size)) if bias is None else array("f", bias)
-    for id in forbidden:
+def head(
+    w: Weights,
+    tok: Source,
+    embedding: _core.Packed,
+    is_tied: bool,
+    bias: Vector | None,
+    forbidden: Iterable[int],
+) -> Head:
+    """The head, which may be `embedding` itself, the packed tensor `tok`."""
+    own = replace(tok, name="output.weight")
+    weight = w.head(own, embedding, is_tied, tok=tok.name)
+    ids = sorted(forbidden)
+    if not ids:
+        return Head(weight, bias, None)
+    rows = w.packed(*(replace(tok if weight is embedding else own, rows=(id, id + 1)) for id in ids))
+    values = array("f", bytes(4 * tok.shape[0])) if bias is None else array("f", bias)
+    kept = None if bias is None else array("f", (values[id] for id in ids))
+    for id in ids:
         values[id] = -math.inf
-    return values
+    return Head(weight, values, Projection(rows, kept))
 
 
 # --- what is emitted ----------------------------------------------------------------------------------------
 def project(b: Builder, x: Value, w: Projection, name: str, *, add_to: Value | None = None) -> Value:
     """x @ weight.T + bias, whole heads by one thread."""
     return b.linear(x, w.weight, name, bias=w.bias, add_to=add_to, by_heads=True)
+
+
+def logits(b: Builder, x: Value, w: Head) -> tuple[Value, Value | None]:
+    """(R, vocab_size), and (R, n) what the n forbidden ids would have had."""
+    out = b.linear(x, w.weight, "head", bias=w.bias)
+    if w.forbidden is None:
+        return out, None
+    return out, b.linear(x, w.forbidden.weight, "head.forbidden", bias=w.forbidden.bias)
 
 
 def attend(

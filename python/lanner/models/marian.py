@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lanner import _core
 from lanner.config import MAX_CONTEXT
 from lanner.models import _seq2seq
-from lanner.models._seq2seq import Layer, Norm, Seq2SeqConfig
+from lanner.models._seq2seq import Head, Layer, Norm, Seq2SeqConfig
 from lanner.models._sizes import FUNCTIONS
 from lanner.weights import Source
 
@@ -71,8 +71,7 @@ class MarianWeights:
     target_tok: _core.Packed
     target_positions: Vector
     decoder: list[Layer]
-    head: _core.Packed
-    head_bias: Vector
+    head: Head
 
 
 def config(s: Settings, w: Weights) -> MarianConfig:
@@ -123,14 +122,15 @@ def config(s: Settings, w: Weights) -> MarianConfig:
     )
 
 
-def load(cfg: MarianConfig, w: Weights) -> MarianWeights:
-    """Takes every tensor, by name and shape."""
+def load(cfg: MarianConfig, w: Weights, forbidden: Iterable[int] = ()) -> MarianWeights:
+    """Takes every tensor, by name and shape; `forbidden` ids are never generated."""
     hidden = cfg.hidden_size
-    tok = _seq2seq.shared_embedding(w) if cfg.is_shared else "dec.token_embd.weight"
-    target_tok = source_tok = w.packed(Source(tok, (cfg.vocab_size, hidden)))
+    name = _seq2seq.shared_embedding(w) if cfg.is_shared else "dec.token_embd.weight"
+    tok = Source(name, (cfg.vocab_size, hidden))
+    target_tok = source_tok = w.packed(tok)
     if not cfg.is_shared:
         source_tok = w.packed(Source("enc.token_embd.weight", (cfg.source_vocab_size, hidden)))
-    head = Source("output.weight", (cfg.vocab_size, hidden))
+    bias = w.vector(Source("output_bias", (1, cfg.vocab_size))).cast("B").cast("f")
     return MarianWeights(
         source_tok=source_tok,
         source_positions=_positions(cfg, w, "enc"),
@@ -138,8 +138,7 @@ def load(cfg: MarianConfig, w: Weights) -> MarianWeights:
         target_tok=target_tok,
         target_positions=_positions(cfg, w, "dec"),
         decoder=_seq2seq.layers(cfg, w, "dec"),
-        head=w.head(head, target_tok, cfg.is_tied, tok=tok),
-        head_bias=w.vector(Source("output_bias", (1, cfg.vocab_size))).cast("B").cast("f"),
+        head=_seq2seq.head(w, tok, target_tok, cfg.is_tied, bias, forbidden),
     )
 
 
@@ -170,8 +169,8 @@ def encode(b: Builder, cfg: MarianConfig, w: MarianWeights) -> Value:
     return x
 
 
-def decode(b: Builder, cfg: MarianConfig, w: MarianWeights, forbidden: Iterable[int]) -> Value:
-    """Emits the decoder; returns the logits (R, vocab_size), -inf at the forbidden ids."""
+def decode(b: Builder, cfg: MarianConfig, w: MarianWeights) -> tuple[Value, Value | None]:
+    """Emits the decoder; returns what `_seq2seq.logits` does."""
     x = _embed(b, cfg, w.target_tok, w.target_positions)
     for i, layer in enumerate(w.decoder):
         assert layer.cross is not None  # a decoder's has it
@@ -182,8 +181,7 @@ def decode(b: Builder, cfg: MarianConfig, w: MarianWeights, forbidden: Iterable[
         x = _normed(b, cfg, x, layer.cross.norm, "cross.norm")
         x = _normed(b, cfg, _seq2seq.mlp(b, cfg, x, layer, x), layer.ffn_norm, "ffn.norm")
     b.scope = ""
-    bias = _seq2seq.head_bias(cfg.vocab_size, w.head_bias, forbidden)
-    return b.linear(b.gather_rows(x, "last"), w.head, "head", bias=bias)
+    return _seq2seq.logits(b, b.gather_rows(x, "last"), w.head)
 
 
 def _embed(b: Builder, cfg: MarianConfig, tok: _core.Packed, positions: Vector) -> Value:

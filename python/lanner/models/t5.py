@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from lanner import _core
 from lanner.config import MAX_CONTEXT
 from lanner.models import _seq2seq
-from lanner.models._seq2seq import Layer, Norm, Seq2SeqConfig
+from lanner.models._seq2seq import Head, Layer, Norm, Seq2SeqConfig
 from lanner.models._sizes import FUNCTIONS
 from lanner.weights import Source
 
@@ -65,7 +65,7 @@ class T5Config(Seq2SeqConfig):
 
 @dataclass(frozen=True)
 class T5Weights:
-    """All weights; `head` is `tok` itself where they are tied.
+    """All weights.
 
     The biases of a layer are (n_heads * (2 * max_distance + 1),), those of one head after those of the other.
     """
@@ -77,7 +77,7 @@ class T5Weights:
     decoder: list[Layer]
     decoder_biases: list[Vector]
     decoder_norm: Norm
-    head: _core.Packed
+    head: Head
 
 
 def config(s: Settings, w: Weights) -> T5Config:
@@ -141,10 +141,13 @@ def _scales_head(s: Settings) -> bool:
     return s.default("scale_decoder_outputs", is_tied) and s.architecture != "mt5"
 
 
-def load(cfg: T5Config, w: Weights) -> T5Weights:
-    """Takes every tensor, by name and shape; a head that is stored is used where it is not the embedding."""
-    name, shape = _seq2seq.shared_embedding(w), (cfg.vocab_size, cfg.hidden_size)
-    tok = w.packed(Source(name, shape))
+def load(cfg: T5Config, w: Weights, forbidden: Iterable[int] = ()) -> T5Weights:
+    """Takes every tensor, by name and shape; a head that is stored is used where it is not the embedding.
+
+    `forbidden` ids are never generated.
+    """
+    source = Source(_seq2seq.shared_embedding(w), (cfg.vocab_size, cfg.hidden_size))
+    tok = w.packed(source)
     return T5Weights(
         tok=tok,
         encoder=_seq2seq.layers(cfg, w, "enc"),
@@ -153,7 +156,7 @@ def load(cfg: T5Config, w: Weights) -> T5Weights:
         decoder=_seq2seq.layers(cfg, w, "dec"),
         decoder_biases=_biases(cfg, w, "dec", cfg.n_layers),
         decoder_norm=_seq2seq.norm(cfg, w, "dec.output_norm"),
-        head=w.head(Source("output.weight", shape), tok, is_tied=True, tok=name),
+        head=_seq2seq.head(w, source, tok, True, None, forbidden),
     )
 
 
@@ -209,8 +212,8 @@ def encode(b: Builder, cfg: T5Config, w: T5Weights) -> Value:
     return hidden
 
 
-def decode(b: Builder, cfg: T5Config, w: T5Weights, forbidden: Iterable[int]) -> Value:
-    """Emits the decoder; returns the logits (R, vocab_size), -inf at the forbidden ids."""
+def decode(b: Builder, cfg: T5Config, w: T5Weights) -> tuple[Value, Value | None]:
+    """Emits the decoder; returns what `_seq2seq.logits` does."""
     x = b.embed(w.tok)
     for i, (layer, bias) in enumerate(zip(w.decoder, w.decoder_biases, strict=True)):
         assert layer.cross is not None  # a decoder's has it
@@ -223,7 +226,7 @@ def decode(b: Builder, cfg: T5Config, w: T5Weights, forbidden: Iterable[int]) ->
     b.scope = ""
     x = _normed(b, cfg, b.gather_rows(x, "last"), w.decoder_norm, "norm")
     x = b.scale(x, cfg.hidden_size**-0.5, "scale") if cfg.scales_head else x
-    return b.linear(x, w.head, "head", bias=_seq2seq.head_bias(cfg.vocab_size, None, forbidden))
+    return _seq2seq.logits(b, x, w.head)
 
 
 def _normed(b: Builder, cfg: T5Config, x: Value, w: Norm, name: str) -> Value:
