@@ -85,7 +85,7 @@ bench-program: .venv-bench/installed  ## microbenchmarks of the operations insid
 	@touch $@
 
 bench-peers: .venv-bench/installed .venv-peer/installed  ## compares with llama.cpp on the same file
-	.venv-bench/bin/python bench/compare.py --peer-python .venv-peer/bin/python --context 4096 --table
+	.venv-bench/bin/python bench/compare.py --peer-python .venv-peer/bin/python --context 4096 --parallel 8 --table
 
 .venv-dev/ready: pyproject.toml CMakeLists.txt
 	$(PYTHON) -m venv .venv-dev

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -38,6 +39,12 @@ class Engine(Protocol):
         A prompt of one id is itself the first step: decoding from an empty context.
         """
 
+    def parallel(self, ids: list[int], n_tokens: int, variant: str) -> tuple[float, list[int]]:
+        """(seconds, first tokens) of len(ids) sequences, each n_tokens greedy tokens behind one of the ids.
+
+        Together they are len(ids) * n_tokens tokens.
+        """
+
 
 class LannerEngine:
     """Lanner through its public interface: the engine thread and the detokenizer are part of the time."""
@@ -58,7 +65,10 @@ class LannerEngine:
     def prefill(self, ids: list[int], variant: str) -> tuple[float, list[int]]:
         start = time.perf_counter()
         result = self._model.generate(ids, max_tokens=1, ignore_eos=True)
-        return time.perf_counter() - start, list(result.tokens)
+        seconds = time.perf_counter() - start
+        if result.usage.cached_tokens:
+            raise RuntimeError(f"{result.usage.cached_tokens} tokens of the prompt were in the cache already")
+        return seconds, list(result.tokens)
 
     def decode(self, ids: list[int], n_tokens: int, variant: str) -> tuple[float, list[int]]:
         if len(ids) == 1:
@@ -68,6 +78,28 @@ class LannerEngine:
         # The first token comes out of the prompt's own step; decode_s counts from there.
         result = self._model.generate(ids, max_tokens=n_tokens + 1, ignore_eos=True)
         return result.timings.decode_s, list(result.tokens[1:])
+
+    def parallel(self, ids: list[int], n_tokens: int, variant: str) -> tuple[float, list[int]]:
+        """A thread for each sequence, as callers are who do not know of each other."""
+        results: dict[int, list[int]] = {}
+        ready = threading.Barrier(len(ids) + 1)
+
+        def call(index: int) -> None:
+            ready.wait()
+            result = self._model.generate([ids[index]], max_tokens=n_tokens, ignore_eos=True)
+            results[index] = result.tokens
+
+        threads = [threading.Thread(target=call, args=(index,)) for index in range(len(ids))]
+        for thread in threads:
+            thread.start()
+        ready.wait()
+        start = time.perf_counter()
+        for thread in threads:
+            thread.join()
+        seconds = time.perf_counter() - start
+        if {len(tokens) for tokens in results.values()} != {n_tokens}:
+            raise RuntimeError("a sequence ended early")
+        return seconds, [results[index][0] for index in range(len(ids))]
 
 
 class LlamaCppEngine:
@@ -90,14 +122,18 @@ class LlamaCppEngine:
             variant: self._new_context(n_threads, n_positions, flash_attention=variant.endswith("on"))
             for variant in self.variants
         }
+        self._n_threads = n_threads
         self.name = "llama.cpp"
         self.version = f"llama-cpp-python {c.__version__}"
         info = c.llama_print_system_info().decode()  # "CPU : SSE3 = 1 | AVX2 = 1 | ..."
         self.features = " ".join(re.findall(r"(\w+) = 1\b", info))
 
-    def _new_context(self, n_threads: int, n_positions: int, *, flash_attention: bool) -> Any:
+    def _new_context(
+        self, n_threads: int, n_positions: int, *, flash_attention: bool, n_seqs: int = 1
+    ) -> Any:
         params = self._c.llama_context_default_params()
-        params.n_ctx = n_positions
+        params.n_ctx = n_positions * n_seqs
+        params.n_seq_max = n_seqs
         params.n_batch = params.n_ubatch = BATCH_TOKENS
         params.n_threads = params.n_threads_batch = n_threads
         params.flash_attn_type = int(flash_attention)  # 0 disabled, 1 enabled
@@ -129,6 +165,30 @@ class LlamaCppEngine:
             tokens.append(token)
         return time.perf_counter() - start, tokens
 
+    def parallel(self, ids: list[int], n_tokens: int, variant: str) -> tuple[float, list[int]]:
+        """One batch per step with a token of every sequence, through `llama_batch`."""
+        c, n_seqs = self._c, len(ids)
+        context = self._new_context(
+            self._n_threads, 2 * n_tokens, flash_attention=variant.endswith("on"), n_seqs=n_seqs
+        )
+        batch = c.llama_batch_init(n_seqs, 0, 1)
+        try:
+            first, tokens = [], ids
+            start = time.perf_counter()
+            for position in range(n_tokens):
+                batch.n_tokens = n_seqs
+                for i, token in enumerate(tokens):
+                    batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, position, 1
+                    batch.seq_id[i][0], batch.logits[i] = i, 1
+                if status := c.llama_decode(context, batch):
+                    raise RuntimeError(f"llama_decode of {n_seqs} sequences gave status {status}")
+                tokens = [self._argmax(context, i) for i in range(n_seqs)]
+                first = first or tokens
+            return time.perf_counter() - start, first
+        finally:
+            c.llama_batch_free(batch)
+            c.llama_free(context)
+
     def _cleared(self, variant: str) -> Any:
         context = self._contexts[variant]
         self._c.llama_memory_clear(self._c.llama_get_memory(context), False)
@@ -142,13 +202,16 @@ class LlamaCppEngine:
 
     def _step(self, context: Any, ids: list[int]) -> int:
         """Positions follow on by themselves; logits are made for the last token alone."""
-        import numpy as np
-
         tokens = (self._c.llama_token * len(ids))(*ids)  # the batch only points at it
         if status := self._c.llama_decode(context, self._c.llama_batch_get_one(tokens, len(ids))):
             raise RuntimeError(f"llama_decode of {len(ids)} tokens gave status {status}")
+        return self._argmax(context, -1)
+
+    def _argmax(self, context: Any, row: int) -> int:
+        import numpy as np
+
         shape = (self._c.llama_vocab_n_tokens(self._vocab),)
-        return int(np.argmax(np.ctypeslib.as_array(self._c.llama_get_logits_ith(context, -1), shape)))
+        return int(np.argmax(np.ctypeslib.as_array(self._c.llama_get_logits_ith(context, row), shape)))
 
 
 ENGINES: dict[str, Callable[[str, int, int], Engine]] = {"lanner": LannerEngine, "llama.cpp": LlamaCppEngine}

@@ -120,6 +120,12 @@ class LoadedModels:
         )
         self._play(row, n_tokens, "decode", {"ids": max(1, n_context), "n_tokens": n_tokens})
 
+    def parallel(self, n_seqs: int, n_tokens: int) -> None:
+        """A row of tokens per second of all sequences together, decoding at the same time."""
+        macs = self._comparison.costs["layer_macs"] + self._comparison.costs["head_macs"]
+        row = Row(f"decode, {n_seqs} x {n_tokens} tokens", "tokens/s", higher_is_better=True, n_macs=macs)
+        self._play(row, n_seqs * n_tokens, "parallel", {"ids": n_seqs, "n_tokens": n_tokens})
+
     def _play(self, row: Row, n_tokens: int, op: str, sizes: dict[str, int]) -> None:
         tokens: dict[tuple[Contender, int], list[int]] = {}
         idle_s = dict.fromkeys(self._workers, 0.0)

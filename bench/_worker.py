@@ -40,6 +40,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "tokenize": lambda text: _loaded().tokenize(text),
     "prefill": lambda ids, variant: _loaded().prefill(ids, variant),
     "decode": lambda ids, n_tokens, variant: _loaded().decode(ids, n_tokens, variant),
+    "parallel": lambda ids, n_tokens, variant: _loaded().parallel(ids, n_tokens, variant),
     "limits": machine_limits,
     "costs": model_costs,
     "ping": lambda: None,

@@ -23,7 +23,7 @@ from _processes import Worker, run_whole
 from _report import Comparison, as_json, as_markdown, as_text
 
 ROOT = Path(__file__).resolve().parent.parent
-ROWS = ("prefill", "decode", "context", "process")
+ROWS = ("prefill", "decode", "context", "parallel", "process")
 PREFILL_TOKENS = 512
 DECODE_TOKENS = 64
 
@@ -58,6 +58,8 @@ def main() -> None:
             loaded.decode(DECODE_TOKENS)
         if "context" in options.rows:
             loaded.decode(DECODE_TOKENS, options.context)
+        if "parallel" in options.rows:
+            loaded.parallel(options.parallel, DECODE_TOKENS)
         # Others can only slow a probe down: the better of two counts.
         again = workers["lanner"].call("limits", n_threads=options.threads)
         comparison.limits = {name: max(limit, again[name]) for name, limit in comparison.limits.items()}
@@ -99,6 +101,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--runs", type=count, default=5, help="rounds of each row")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=["prefill", "decode", "process"])
     parser.add_argument("--context", type=count, metavar="N", help="add a row: decode behind N tokens")
+    parser.add_argument(
+        "--parallel", type=count, metavar="N", help="add a row: N callers decode at the same time"
+    )
     parser.add_argument("--peer-python", metavar="PATH", help="interpreter that has llama_cpp")
     parser.add_argument(
         "--patience",
@@ -112,7 +117,9 @@ def parse_options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.context is not None:
         options.rows = [*options.rows, "context"]
-    options.context = options.context or 4096
+    if options.parallel is not None:
+        options.rows = [*options.rows, "parallel"]
+    options.context, options.parallel = options.context or 4096, options.parallel or 8
     try:
         options.model, n_threads = resolve(options.model)
         options.peer_python = options.peer_python or find_peer()

@@ -7,6 +7,7 @@ is wrong anywhere changes what is generated. `naive` does the same without cache
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,6 @@ import numpy as np
 import vocabulary as v
 from lanner import _core
 from lanner._core import Bpe
-from lanner.kv_cache import PageGroup
 from lanner.llm import Model
 from lanner.pretokenizers import pre_tokenizer
 from lanner.tokenizer import SpecialIds, Tokenizer
@@ -80,7 +80,10 @@ def naive(
 
 
 class FakeDecoder:
-    """`layer_s` seconds pass between two places where a step can be stopped, without the GIL."""
+    """`layer_s` seconds and `token_s` for each token pass between two places where a step can be stopped.
+
+    A group of layers for every window; what a window still sees must be in its group as in the first.
+    """
 
     def __init__(
         self,
@@ -89,8 +92,11 @@ class FakeDecoder:
         max_outputs: int = 8,
         max_seqs: int = 1,
         n_pages: int | None = None,
+        n_kept: int | None = None,
+        windows: Sequence[int] = (0,),
         logits: Logits = hashed,
         layer_s: float = 0.0,
+        token_s: float = 0.0,
     ) -> None:
         self.context = context
         self.n_threads, self.n_params, self.weight_bytes_per_token = 1, 1000, 500
@@ -100,47 +106,67 @@ class FakeDecoder:
             n_heads=2, n_kv_heads=1, head_dim=4,
         )  # fmt: skip
         max_pages = -(-context // PAGE)
-        self.page_groups = [PageGroup(n_pages or max_pages, max_pages, 0)]
-        self.step = _core.Step(max_tokens, max_seqs, max_outputs, max_pages)
-        self.n_layers, self.layer_s, self._logits_of = 4, layer_s, logits
-        self.cache = np.full((self.page_groups[0].n_pages, PAGE), -1, np.int32)
+        n_pages = n_pages or max_pages
+        self.page_groups = [(n_pages, n_kept or n_pages, window) for window in windows]
+        self.step = _core.Step(max_tokens, max_seqs, max_outputs, max_pages, n_groups=len(windows))
+        self.n_layers, self.layer_s, self.token_s, self._logits_of = 4, layer_s, token_s, logits
+        self.cache = np.full((len(windows), n_pages, PAGE), -1, np.int32)
         self._cancelled = threading.Event()
         self._logits = np.zeros((max_outputs, VOCAB_SIZE), np.float32)
         self._sampled = np.zeros(max_outputs, np.int32)
-        self.n_steps = self.n_stopped = 0
+        self.n_steps = self.n_stopped = self.n_copies = 0
+        self.step_sizes: list[tuple[int, int]] = []  # tokens and sequences of each step
         self.started = threading.Event()  # set by every step
         self.error: Exception | None = None  # raised by the next step
 
     def prepare(self, chunks: object) -> None:
         pass
 
-    def run(self) -> bool:
+    def copy_pages(self, copies: Sequence[tuple[int, int, int]]) -> None:
+        self.n_copies += len(copies)
+        for group, source, target in copies:
+            self.cache[group, target] = self.cache[group, source]
+
+    def run(self, deadline_s: float = math.inf) -> bool:
         self.n_steps += 1
+        self.step_sizes.append((self.step.n_tokens, self.step.n_seqs))
         self.started.set()
         if self.error is not None:
             error, self.error = self.error, None
             raise error
         for _ in range(self.n_layers):
             if self.layer_s:
-                time.sleep(self.layer_s)
-            if self._cancelled.is_set():
+                time.sleep(self.layer_s + self.token_s * self.step.n_tokens)
+            if self._cancelled.is_set() or time.perf_counter() > deadline_s:
                 self.n_stopped += 1
                 return False
         self._compute()
         return True
 
+    def _table(self, group: int, sequence: int) -> np.ndarray:
+        return self.step.block_tables[group * self.step.max_seqs + sequence]
+
     def _compute(self) -> None:
         s = self.step
         for t in range(s.n_tokens):
-            page = s.block_tables[s.token_seqs[t], s.positions[t] // PAGE]
-            self.cache[page, s.positions[t] % PAGE] = s.token_ids[t]
+            for group in range(len(self.cache)):
+                page = self._table(group, s.token_seqs[t])[s.positions[t] // PAGE]
+                self.cache[group, page, s.positions[t] % PAGE] = s.token_ids[t]
         for r in range(s.n_outputs):
             t = s.output_rows[r]
             n = int(s.positions[t]) + 1
             assert n <= s.kv_lens[s.token_seqs[t]]
-            ids = self.cache[s.block_tables[s.token_seqs[t]][: -(-n // PAGE)]].reshape(-1)[:n]
+            ids = self._seen(0, s.token_seqs[t], 0, n)
+            for group, (_, _, window) in enumerate(self.page_groups):
+                first = max(0, n - window) if window else 0
+                assert (self._seen(group, s.token_seqs[t], first, n) == ids[first:]).all()
             self._logits[r] = self._logits_of(ids.tolist())
-            self._sampled[r] = choose(self._logits[r], float(s.sampling[r, 0]), float(s.sampling[r, 4]))
+            self._sampled[r] = choose(self._logits[r], float(s.sampling[r, 0]), float(s.sampling[r, -1]))
+
+    def _seen(self, group: int, sequence: int, first: int, end: int) -> np.ndarray:
+        table = self._table(group, sequence)[first // PAGE : -(-end // PAGE)]
+        assert (table >= 0).all()
+        return self.cache[group, table].reshape(-1)[first % PAGE :][: end - first]
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -153,6 +179,14 @@ class FakeDecoder:
 
     def logits(self, n_outputs: int) -> np.ndarray:
         return self._logits[:n_outputs]
+
+    def logprobs(self, first_row: int, ids: Sequence[int], k: int) -> tuple[np.ndarray, ...]:
+        rows = self._logits[first_row : first_row + len(ids)].astype(np.float64)
+        rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+        top = np.argsort(-rows, axis=1, kind="stable")[:, :k]
+        of_tokens = np.take_along_axis(rows, np.asarray(ids)[:, None], axis=1)[:, 0]
+        ranked = np.take_along_axis(rows, top, axis=1)
+        return of_tokens.astype(np.float32), top.astype(np.int32), ranked.astype(np.float32)
 
 
 def fake_model(**options: object) -> tuple[Model, FakeDecoder]:

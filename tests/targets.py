@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 
 import numpy as np
 
 from lanner.seq2seq import Seq2Seq
+from lanner.sources import Source
 
 
 class IdTokenizer:
@@ -21,7 +21,7 @@ class IdTokenizer:
     def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
         return [int(word) for word in text.split()]
 
-    def stream(self) -> IdTokenizer:
+    def stream(self, continues: bool = True) -> IdTokenizer:
         return self
 
     def push(self, id: int) -> str:
@@ -32,10 +32,11 @@ class IdTokenizer:
 
 
 class Target:
-    """One sequence of a step: pages of its own, as the engine's page manager deals them."""
+    """One sequence of a step. Its pages are dealt as the engine does it."""
 
-    def __init__(self, source_ids: Iterable[int]) -> None:
-        self.source_ids = array("i", source_ids)
+    def __init__(self, source: Iterable[int] | Source) -> None:
+        self.source = source if isinstance(source, Source) else Source(source)
+        self.source.serve(self)
         self.is_finished = False
 
 
@@ -60,7 +61,7 @@ def target_logits(
         step.seq_starts[row : row + 2] = n, end
         step.kv_lens[row] = start + len(part)
         # Dealt in turn: neighbouring pages belong to different sequences.
-        step.block_tables[row, :] = np.arange(each) * step.max_seqs + (row * 7 + 3) % step.max_seqs
+        step.block_tables[row, :] = np.arange(each) * step.max_seqs + (row + 3) % step.max_seqs
         n = end
     step.n_tokens, step.n_seqs, step.n_outputs = n, len(ids), n
     step.output_rows[:n] = np.arange(n)

@@ -21,10 +21,10 @@ def log_probs(ids: tuple[int, ...], vocab: int, seed: int = 0) -> np.ndarray:
     return (logits - np.log(np.exp(logits).sum())).astype(np.float32)
 
 
-def candidates(rows: list[np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The n largest of every row in descending order, the lowest id first on ties."""
-    order = np.stack([np.argsort(-row, kind="stable")[:n] for row in rows])
-    return order.astype(np.int32), np.take_along_axis(np.stack(rows), order, 1)
+def candidates(row: np.ndarray, n: int) -> tuple[list[int], list[float]]:
+    """The n largest of a row in descending order, the lowest id first on ties."""
+    order = np.argsort(-row, kind="stable")[:n]
+    return order.tolist(), row[order].tolist()
 
 
 def search(vocab: int, n_beams: int, seed: int = 0, **options: object) -> BeamScores:
@@ -32,8 +32,8 @@ def search(vocab: int, n_beams: int, seed: int = 0, **options: object) -> BeamSc
     scores = BeamScores(n_beams, end_ids=frozenset([END]), **options)
     live, totals = [()], [0.0]
     while not scores.is_done:
-        ids, values = candidates([log_probs(each, vocab, seed) for each in live], scores.n_candidates)
-        beams = scores.advance(ids, values)
+        rows = [log_probs(each, vocab, seed) for each in live]
+        beams = scores.advance([candidates(row, scores.n_candidates) for row in rows])
         assert len(beams) <= n_beams and bool(beams) != scores.is_done
         assert sorted(beams, key=lambda beam: -beam.score) == beams
         for beam in beams:
@@ -107,12 +107,7 @@ def test_what_every_search_promises(
 
 def step(scores: BeamScores, *rows: dict[int, float]) -> list[tuple[int, int, float]]:
     """One step with a candidate for every item of a row, as they stand."""
-    width = max(map(len, rows))
-    padded = [[*row.items(), *[(0, -math.inf)] * (width - len(row))] for row in rows]
-    array = np.array(padded)
-    return [
-        tuple(b) for b in scores.advance(array[..., 0].astype(np.int32), array[..., 1].astype(np.float32))
-    ]
+    return [tuple(beam) for beam in scores.advance([(list(row), list(row.values())) for row in rows])]
 
 
 def beams(n: int, **options: object) -> BeamScores:
@@ -158,7 +153,7 @@ def test_sequences_die_where_nothing_may_follow() -> None:
     assert step(scores, {7: -1.0}, {7: -math.inf}) == [(0, 7, -2.0)]
     assert step(scores, {END: -1.0, 7: -math.inf}) == []
     assert scores.is_done and scores.hypotheses == [((5, 7, END), -1.0, "stop")]
-    with pytest.raises(FloatingPointError, match="every token is banned"):
+    with pytest.raises(ValueError, match="every token is forbidden"):
         step(beams(2), {5: -math.inf})
 
 

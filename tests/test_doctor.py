@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lanner import _doctor, _machine, _threads
+from lanner import _doctor, _machine, _memory, _threads
 
 
 class Probes(SimpleNamespace):
@@ -173,6 +173,42 @@ def test_quota_of_control_groups_v1(tmp_path, controllers, mount, values, quota)
 
 
 @pytest.mark.parametrize(
+    ("membership", "folder", "files", "rest"),
+    [
+        ("0::/", "", {"": ("max", 5, {})}, None),
+        ("0::/a", "", {"a": (1000, 300, {})}, 700),
+        ("0::/a", "", {"a": (1000, 300, {"inactive_file": 50, "inactive_anon": 9})}, 750),
+        ("0::/a", "", {"a": (1000, 1200, {"inactive_file": 100})}, 0),
+        ("0::/a", "", {"a": (1000, 30, {"inactive_file": 100})}, 1000),
+        ("0::/a/b", "", {"a": (1000, 900, {}), "a/b": ("max", 5, {}), "": (5000, 2000, {})}, 100),
+        ("0::/../x", "", {"": (5000, 2000, {})}, 3000),
+        ("4:memory:/a\n0::/", "memory", {"a": (1000, 300, {"total_inactive_file": 50})}, 750),
+        ("4:cpu:/a\n0::/", "memory", {"a": (1000, 300, {})}, None),
+        ("0::/a", "", {"a": ("garbage", 300, {})}, None),
+    ],
+)
+def test_memory_of_control_groups(tmp_path, membership, folder, files, rest):
+    (tmp_path / "membership").write_text(membership + "\n")
+    names = ("limit_in_bytes", "usage_in_bytes") if folder else ("max", "current")
+    for group, (limit, used, stat) in files.items():
+        lines = "".join(f"{name} {n}\n" for name, n in stat.items())
+        values = {f"memory__{names[0]}": str(limit), f"memory__{names[1]}": str(used), "memory__stat": lines}
+        write(tmp_path / "cgroup" / folder / group, **values)
+    assert _memory.cgroup_memory(tmp_path / "cgroup", tmp_path / "membership") == rest
+
+
+@pytest.mark.parametrize(
+    ("memory", "group", "available"),
+    [((100, 60), None, 60), ((100, 60), 40, 40), ((100, 60), 0, 0), ((100, 0), None, 100), (None, None, None),
+     (None, 7, 7)],
+)  # fmt: skip
+def test_available_memory_is_the_least(monkeypatch, memory, group, available):
+    monkeypatch.setattr(_memory, "memory_bytes", lambda: memory)
+    monkeypatch.setattr(_memory, "cgroup_memory", lambda: group)
+    assert _memory.available_bytes() == available
+
+
+@pytest.mark.parametrize(
     ("affinity", "quota", "physical", "n_threads"),
     [(8, None, 4, 4), (2, None, 4, 2), (8, 3.9, 8, 3), (8, 0.5, 8, 1), (8, None, None, 8)],
 )
@@ -205,7 +241,7 @@ def test_this_machine():
     n_threads, reasons = _threads.default_threads()
     assert 1 <= n_threads <= (os.cpu_count() or 1)
     assert {what for what, _ in reasons} >= {"affinity mask", "control group quota", "physical cores"}
-    total, available = _machine.memory_bytes()
+    total, available = _memory.memory_bytes()
     assert 0 <= available <= total
     assert total > 64 << 20
 

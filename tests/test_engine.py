@@ -11,8 +11,8 @@ import pytest
 
 from fake_decoder import fake_model, naive
 from lanner import Cancelled
+from lanner.generation import Generation
 from lanner.sampling import SamplingParams
-from lanner.sequence import Generation
 
 LONG = list(range(40, 240))  # 13 steps of 16 tokens
 LIMIT_S = 20.0  # for what takes milliseconds: only a hang is that long
@@ -60,7 +60,7 @@ def test_cancel_keeps_what_was_generated(make):
     assert list(stream) == []
     assert handle_tokens == naive(LONG[:20], 5)
     handle = model.submit(LONG[:20], max_tokens=200)
-    until(lambda: len(handle._generation._tokens) > 3)
+    until(lambda: len(handle._generations[0]._tokens) > 3)
     handle.cancel()
     result = handle.result(timeout=LIMIT_S)
     assert result.finish_reason == "cancelled"
@@ -125,9 +125,9 @@ def test_pages_come_back(make):
         model.submit(LONG).cancel()
         decoder.error = RuntimeError("broken") if i % 3 == 0 else None
         handle = model.submit(LONG, max_tokens=1)
-        handle._generation.wait(LIMIT_S)
+        handle._generations[0].wait(LIMIT_S)
     until(lambda: len(model._engine._scheduler) == 0)
-    assert model._engine._scheduler.n_free_pages == decoder.page_groups[0].n_pages
+    assert model._engine._scheduler.pages.n_free(0) == decoder.page_groups[0][0]
 
 
 # --- errors -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 import random_models
 from lanner import _core
 from lanner.builder import Builder
-from lanner.kv_cache import KvCaches, PageGroup, group_windows, make_caches, page_groups, pages_kept
+from lanner.kv_cache import CacheShape, KvCaches, PageGroup, make_caches, page_bytes
 from lanner.program import Program
 from test_attention_kinds import DIM, EMBEDDING, N_HEADS, N_KV_HEADS, OUT, QKV, ROPES, VOCAB
 
@@ -95,8 +95,9 @@ def random_steps(rng: np.random.Generator) -> list[list[tuple[int, int, int]]]:
 
 def new_caches(kv_format: str = "f16") -> KvCaches:
     """As many pages as sequences keep, and not one more: what is given back is written again."""
-    groups = [PageGroup(MAX_SEQS * g.n_kept, g.n_kept, g.window)
-              for g in page_groups(WINDOWS, CONTEXT, MAX_TOKENS, 1)]  # fmt: skip
+    shape = CacheShape(WINDOWS, page_bytes(kv_format, N_KV_HEADS, DIM), CONTEXT, MAX_TOKENS)
+    groups = shape.page_groups(MAX_SEQS * shape.sequence_bytes, 64)
+    assert all(group.n_pages == MAX_SEQS * group.n_kept for group in groups)
     return make_caches(kv_format, WINDOWS, groups, N_KV_HEADS, DIM)
 
 
@@ -126,12 +127,27 @@ def test_the_pages_that_a_sequence_keeps() -> None:
         for first in range(context - chunk + 1):
             begin = max(0, first + 1 - window) // PAGE if window else 0
             most = max(most, -(-(first + chunk) // PAGE) - begin)
-        assert most <= pages_kept(window, context, chunk) <= most + 1
-    assert pages_kept(700, 800, 512) == 25
+        shape = CacheShape((window,), 1, context, chunk)
+        assert most <= shape.n_kept(window) <= most + 1
+    assert CacheShape((700,), 1, 800, 512).n_kept(700) == 25
 
 
 def test_a_window_that_holds_the_context_is_none() -> None:
-    assert group_windows((512, 0, 511, 2048), 512) == (0, 0, 511, 0)
+    shape = CacheShape((512, 0, 511, 2048), 1, 512, 512)
+    assert shape.group_windows == (0, 0, 511, 0)
+
+
+def test_bytes_become_pages_of_every_group_alike() -> None:
+    """Of ten layers of 100 bytes a page, nine keep 33 pages of a sequence, one 128."""
+    shape = CacheShape((0, *[512] * 9), 100, 4096, 512)
+    one = 100 * (9 * 33 + 128)
+    assert shape.sequence_bytes == one
+    for shares, n_pages in ((0, (128, 33)), (1, (128, 33)), (2, (256, 66)), (2.5, (320, 82)),
+                            (64, (8192, 2112)), (1000, (8192, 2112))):  # fmt: skip
+        groups = shape.page_groups(int(one * shares), 64)
+        assert groups == [(n_pages[0], 128, 0), (n_pages[1], 33, 512)]
+        assert 100 * (groups[0].n_pages + 9 * groups[1].n_pages) <= max(1, shares) * one
+    assert shape.page_groups(one * 64, 3)[0].n_pages == 384
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ def opened():
     ("prompt", "message"),
     [
         ("", "prompt is empty, wanted at least one token"),
-        ([], "prompt is empty, wanted at least one token"),
         ([VOCAB_SIZE], f"{ID} {VOCAB_SIZE}, wanted 0 to {VOCAB_SIZE - 1} (vocab_size is {VOCAB_SIZE})"),
         ([1, -1], f"{ID} -1, wanted 0 to"),
         ([1, 2**70], f"{ID} {2**70}, wanted 0 to"),

@@ -17,6 +17,7 @@ from lanner._info import info_lines
 from lanner.checkpoint import open_checkpoint
 from lanner.llm import Model
 from lanner.seq2seq import MAX_SEQS, Seq2Seq
+from lanner.sources import Source
 from lanner.translation import Translator
 from reference import dequantize, quantized
 from targets import IdTokenizer, Target, target_logits
@@ -90,6 +91,51 @@ def test_places_are_given_back(tmp_path: Path) -> None:
         targets = [Target(SOURCES[i % len(SOURCES)]) for i in range(MAX_SEQS)]
         target_logits(model, targets, [[0]] * MAX_SEQS)
     assert np.array_equal(target_logits(model, [Target(SOURCES[1])], [[0]])[0], wanted)
+
+
+def test_targets_share_a_source(tiny: TinySeq2Seq, tmp_path: Path) -> None:
+    """It is encoded once, at whatever step a target comes, and given up when the last of them has ended."""
+    model = open_model(tiny.write(tmp_path))
+    ids = [RNG.integers(2, 60, 2).tolist() for _ in range(4)]
+    wanted = [target_logits(model, [Target(SOURCES[1])], [part])[0] for part in ids]
+    source, other = Source(SOURCES[1]), Source(SOURCES[2])
+    first, second, elsewhere = Target(source), Target(source), Target(other)
+    given = target_logits(model, [first, elsewhere, second], [ids[0], [0], ids[1]], finish=False)
+    assert np.array_equal(given[0], wanted[0]) and np.array_equal(given[2], wanted[1])
+    assert model.source_step.n_tokens == len(SOURCES[1]) + len(SOURCES[2])
+    first.is_finished, third = True, Target(source)
+    hidden = model.hidden(1).copy()
+    given = target_logits(model, [third, second], ids[2:], finish=False)
+    assert np.array_equal(given[0], wanted[2]) and np.array_equal(given[1], wanted[3])
+    assert np.array_equal(model.hidden(1), hidden)
+    assert source in model._places and other in model._places
+    second.is_finished = True
+    model.prepare([])
+    assert source in model._places
+    del third
+    model.prepare([])
+    assert source not in model._places and other in model._places
+
+
+def test_sources_that_wait_may_lose_their_place(tmp_path: Path) -> None:
+    folder = T5.write(tmp_path)
+    told = lanner.estimate(folder, kv_dtype="f32", threads=2, batch=8)
+    model = open_model(folder, max_memory=told.weight_bytes + told.kv_bytes + told.scratch_bytes)
+    n_places = model.step.max_seqs
+    assert 3 < n_places <= 16
+    targets = [Target(SOURCES[i % len(SOURCES)]) for i in range(n_places + 3)]
+    wanted = [target_logits(model, [Target(source)], [[0, 5]])[0] for source in SOURCES]
+    for group in (targets[:3], targets[3:], targets[1:4]) * 2:
+        for start in (
+            0,
+            1,
+        ):  # page tables of the step repeat with its rows, so every group writes both positions
+            given = target_logits(model, group, [[[0, 5][start]]] * len(group), start, finish=False)
+            for target, rows in zip(group, given, strict=True):
+                index = SOURCES.index(target.source.token_ids.tolist())
+                assert np.array_equal(rows, wanted[index][start : start + 1])
+        assert len(model._places) <= n_places
+    assert all(source in model._places for source in {target.source for target in targets[1:4]})
 
 
 # --- the public calls ---------------------------------------------------------------------------------------

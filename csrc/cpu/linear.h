@@ -14,12 +14,17 @@
 namespace lanner::LANNER_ISA_NS {
 namespace {
 
+// Up to so many tiles of tokens, each unpacks the panel in registers for itself: it lies in L1 after the
+// first, and a copy of unpacked codes is written and read at the cost of four tiles.
+constexpr int kDirectTiles = 4;
+
 template <template <Format> class Layouts, Format format>
 inline void panel_sums(const std::byte* panel, int k, const Input& in, int t, int n_tokens,
                        std::byte* scratch, float* sums) {
   using Layout = Layouts<format>;
   using Direct = typename Layout::Direct;
-  if (n_tokens <= Direct::kTile) return all_tiles(Direct{panel, 0, k}, in, t, n_tokens, sums, true);
+  if (n_tokens <= kDirectTiles * Direct::kTile)
+    return all_tiles(Direct{panel, 0, k}, in, t, n_tokens, sums, true);
   for (int k0 = 0; k0 < k; k0 += Layout::kTileK) {
     const int k1 = k0 + Layout::kTileK < k ? k0 + Layout::kTileK : k;
     // Slices and panels follow each other; behind the last panel there is nothing to wait for.

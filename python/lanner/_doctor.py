@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 
 from lanner._cache import cache_folder, write_atomically
-from lanner._machine import cpu_name, last_level_cache_bytes, memory_bytes
+from lanner._machine import cpu_name, last_level_cache_bytes
+from lanner._memory import available_bytes, memory_bytes
 from lanner._threads import default_threads
 
 _STORE_LIMIT_BYTES = 1 << 20
@@ -79,14 +80,14 @@ def doctor(*, refresh: bool = False) -> Doctor:
     _, isa = _load_core()
     n_threads, limits = default_threads()
     speed = speed_with(n_threads, refresh=refresh)
-    total, available = memory_bytes() or (0, 0)
+    total, _ = memory_bytes() or (0, 0)
     return Doctor(
         cpu=cpu_name(),
         isa=isa,
         n_threads=n_threads,
         thread_limits=tuple(limits),
         memory_total_bytes=total,
-        memory_available_bytes=available,
+        memory_available_bytes=available_bytes() or 0,
         cache_folder=cache_folder(),
         versions=_versions(),
         speed=speed,
@@ -124,7 +125,7 @@ def _measure(core: ModuleType, n_threads: int) -> Speed | None:
         return None
     # Four times the last cache, so that at most a quarter can be served from it; 256 MiB where it is unknown
     # or small. Never more than a quarter of what is free.
-    _, available = memory_bytes() or (0, 0)
+    available = available_bytes()
     n_bytes = max(256 << 20, 4 * last_level_cache_bytes())
     if available:
         n_bytes = min(n_bytes, max(available // 4, 16 << 20))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,13 +30,22 @@ TOKEN_BYTES = {"gguf": 130, "hf": 330}
 
 
 @dataclass(frozen=True)
+class Room:
+    """How much a decoder may take beside its weights: bytes of its pages, and sequences of a step."""
+
+    cache_bytes: int
+    n_seqs: int
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What a model takes, in bytes.
 
     `weight_bytes` are the packed weights, `kv_bytes` the cache with `batch` sequences of `context` positions,
-    `scratch_bytes` the values of the largest step and the threads' own memory: what `max_memory` of
-    `lanner.load` counts. `peak_bytes` is what the process will have at most above what it had before it
-    loaded the model: these, and what the library itself and the tokenizer take.
+    of which a layer with a window keeps those that it may still see, `scratch_bytes` the values of a largest
+    step and the threads' own memory: what `max_memory` of `lanner.load` counts. `peak_bytes` is what the
+    process will have at most above what it had before it loaded the model: these, and what the library
+    itself and the tokenizer take.
     """
 
     architecture: str
@@ -77,7 +87,8 @@ def estimate(
     Args:
         model: as `lanner.load` takes it.
         context: positions of each sequence; the model's own if None.
-        batch: sequences that are in the cache at once.
+        batch: sequences that are in the cache at once, all of them as long as the context; there are never
+            more than 64.
         kv_dtype, threads, quantize: as `lanner.load` takes them.
 
     Raises:
@@ -100,16 +111,16 @@ def of_plan(
     """The estimate of a model that was planned, for a context."""
     cfg = planned.config
     context = checked_context(getattr(cfg, "longest", cfg.context_length), context or cfg.context_length)
-    is_encoder = models.is_encoder(checkpoint.settings)
+    is_encoder, n_seqs = models.is_encoder(checkpoint.settings), min(batch, MAX_SEQS)
     max_tokens = max(STEP_TOKENS, context) if is_encoder else min(CHUNK_TOKENS, context)
     if planned.source is not None:  # a target begins with one token
-        max_tokens = min(batch, MAX_SEQS)
-    pages = -(-(max_tokens if is_encoder else context) // _core.PAGE_POSITIONS)
-    kv_bytes = planned.page_bytes * pages * (1 if is_encoder else batch)
+        max_tokens = n_seqs
+    shape = planned.shape(max_tokens if is_encoder else context)
+    kv_bytes = shape.sequence_bytes * (1 if is_encoder else n_seqs)
     # Of rows of logits, those are touched that somebody asks for: one of each sequence.
-    arena_bytes = planned.arena_bytes(n_threads, max_tokens, min(batch, max_tokens))
+    arena_bytes = planned.arena_bytes(n_threads, max_tokens, min(n_seqs, max_tokens))
     if planned.source is not None:
-        kv_bytes += planned.source.page_bytes * pages
+        kv_bytes += planned.source.page_bytes * shape.n_kept(0)
         arena_bytes += planned.source.arena_bytes(n_threads, context)
     scratch_bytes = arena_bytes + SCRATCH_BYTES * n_threads
     fixed = LIBRARY_BYTES + TOKEN_BYTES[checkpoint.kind] * cfg.vocab_size
@@ -128,7 +139,7 @@ def of_plan(
     )
 
 
-def check_budget(
+def room_within(
     checkpoint: Checkpoint,
     max_memory: int | None,
     *,
@@ -136,18 +147,37 @@ def check_budget(
     n_threads: int,
     kv_dtype: str,
     quantize: str | None,
-) -> None:
-    """Raises OutOfMemoryBudget where weights, cache and scratch need more than `max_memory` bytes."""
+) -> Room | None:
+    """What is left of `max_memory` bytes beside the weights; None without a limit.
+
+    Raises OutOfMemoryBudget where weights, scratch and the cache of one sequence need more.
+    """
     if max_memory is None:
-        return
+        return None
     planned = plan(checkpoint, context=context, kv_dtype=kv_dtype, quantize=quantize)
-    told = of_plan(checkpoint, planned, context, 1, n_threads)
-    fixed = told.weight_bytes + told.scratch_bytes
-    wanted = fixed + told.kv_bytes
-    if wanted <= max_memory:
-        return
-    fits = (max_memory - fixed) // planned.page_bytes * _core.PAGE_POSITIONS
-    hint = f"a context of {fits} would fit" if 0 < fits < told.context else "no context would fit"
-    raise _core.OutOfMemoryBudget(
-        f"load: a context of {told.context} needs {wanted} bytes, max_memory is {max_memory}; {hint}"
-    )
+    one = of_plan(checkpoint, planned, context, 1, n_threads)
+    fixed = one.weight_bytes + one.scratch_bytes
+    surplus = max_memory - fixed - one.kv_bytes
+    if surplus < 0:
+        hint = _shorter(planned, one.context, max_memory - fixed)
+        raise _core.OutOfMemoryBudget(
+            f"load: a context of {one.context} needs {max_memory - surplus} bytes, "
+            f"max_memory is {max_memory}; {hint}"
+        )
+
+    def growth(n_seqs: int) -> int:
+        return of_plan(checkpoint, planned, context, n_seqs, n_threads).scratch_bytes - one.scratch_bytes
+
+    # Rows of logits take no more than half of what is left, unless pages need less than the other half.
+    other_caches = one.kv_bytes - planned.shape(one.context).sequence_bytes
+    n_seqs = MAX_SEQS
+    while growth(n_seqs) > max(surplus // 2, surplus - (n_seqs - 1) * one.kv_bytes):
+        n_seqs //= 2
+    return Room(max_memory - fixed - other_caches - growth(n_seqs), n_seqs)
+
+
+def _shorter(planned: Plan, context: int, n_bytes: int) -> str:
+    """Which context the cache would have room for in n_bytes."""
+    contexts = range(_core.PAGE_POSITIONS, context, _core.PAGE_POSITIONS)
+    n_fit = bisect_right(contexts, n_bytes, key=lambda n: planned.shape(n).sequence_bytes)
+    return f"a context of {contexts[n_fit - 1]} would fit" if n_fit else "no context would fit"

@@ -39,7 +39,7 @@ def fill_step(StepViews to not None, chunks):
     cdef list rows
     cdef int start, count, n_outputs, n_tokens = 0, n_seqs = 0, n_rows = 0, i
     for sequence, start, count, n_outputs in chunks:
-        ids, rows = sequence.token_ids, rows_of(sequence, to.n_groups)
+        ids, rows = sequence.token_ids, rows_of(sequence)
         check_chunk(to, ids, rows, start, count, n_outputs, n_tokens, n_seqs, n_rows)
         memcpy(&to.token_ids[n_tokens], ids.data.as_ints + start, count * sizeof(int))
         for i in range(to.n_groups):
@@ -61,9 +61,9 @@ def fill_step(StepViews to not None, chunks):
     to.step.n_tokens, to.step.n_seqs, to.step.n_outputs = n_tokens, n_seqs, n_rows
 
 
-cdef list rows_of(sequence, int n_groups):
+cdef list rows_of(sequence):
     table = getattr(sequence, "table", None)
-    return [sequence.pages] * n_groups if table is None else (<BlockTable?>table).rows
+    return [sequence.pages] if table is None else (<BlockTable?>table).rows
 
 
 cdef fill_sampling(StepViews to, sequence, int first_row, int n_rows, int position):

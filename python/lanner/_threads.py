@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+CGROUP_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def read_text(path: Path) -> str | None:
@@ -56,27 +58,38 @@ def _quota_v1(folder: Path) -> float | None:
     return None  # -1 is no limit
 
 
-def cgroup_quota(root: Path = _CGROUP_ROOT, membership: Path = Path("/proc/self/cgroup")) -> float | None:
-    """Processors that the control groups grant (1.5 is one and a half), or None without a limit.
+def cgroup_folders(controller: str, root: Path, membership: Path) -> Iterator[tuple[int, Path]]:
+    """Version (1 or 2) and folder of the control groups that this process is in, with all their ancestors.
 
-    Every ancestor limits its children, so the smallest of the hierarchy counts. In a container the path in
-    `membership` may lie outside of what is mounted; then the mounted root is the container's own group.
+    In a container the path in `membership` may lie outside of what is mounted; then the mounted root is the
+    container's own group.
     """
-    quotas: list[float | None] = []
     for line in (read_text(membership) or "").splitlines():
         parts = line.split(":", 2)
         if len(parts) != 3:
             continue
         _, controllers, group = parts
         if controllers == "":
-            mounts, quota_of = [root, root / "unified"], _quota_v2
-        elif "cpu" in controllers.split(","):
-            mounts, quota_of = [root / "cpu", root / controllers], _quota_v1
+            version, mounts = 2, [root, root / "unified"]
+        elif controller in controllers.split(","):
+            version, mounts = 1, [root / controller, root / controllers]
         else:
             continue
         names = [name for name in group.split("/") if name not in ("", ".", "..")]
         for mount in mounts:
-            quotas += [quota_of(mount.joinpath(*names[:depth])) for depth in range(len(names) + 1)]
+            for depth in range(len(names) + 1):
+                yield version, mount.joinpath(*names[:depth])
+
+
+def cgroup_quota(root: Path = CGROUP_ROOT, membership: Path = CGROUP_MEMBERSHIP) -> float | None:
+    """Processors that the control groups grant (1.5 is one and a half), or None without a limit.
+
+    Every ancestor limits its children, so the smallest of the hierarchy counts.
+    """
+    quotas = [
+        _quota_v2(folder) if version == 2 else _quota_v1(folder)
+        for version, folder in cgroup_folders("cpu", root, membership)
+    ]
     return min((quota for quota in quotas if quota), default=None)
 
 

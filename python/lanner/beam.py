@@ -6,14 +6,11 @@ The algorithm alone: it sees log-probabilities and token ids, no model and no te
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from lanner.result import FinishReason
 
 EarlyStopping = Literal[False, True, "never"]
@@ -81,7 +78,7 @@ class BeamScores:
         self._stops = stops
         self._n_tokens = 0  # of every live sequence
         self._live: list[tuple[int, ...]] = [()]
-        self._scores = np.zeros(1, np.float32)
+        self._scores = [0.0]
         self._end_by_force()
 
     @property
@@ -93,26 +90,30 @@ class BeamScores:
         """
         return self._n_beams * (1 + (self._stops is not None)) + len(self._end_ids)
 
-    def advance(self, token_ids: npt.NDArray[np.int32], log_probs: npt.NDArray[np.float32]) -> list[Beam]:
+    def advance(self, candidates: Sequence[tuple[Sequence[int], Sequence[float]]]) -> list[Beam]:
         """The sequences of the next step, likeliest first; none when the search is over.
 
         Args:
-            token_ids: (n_live, n_candidates), the likeliest continuations of every live sequence, in the
-                order that the last call returned them; one empty sequence before the first call.
-            log_probs: of the same shape, in descending order. A token at -inf does not count.
+            candidates: for every live sequence, in the order in which the last call returned them, the ids of
+                its n_candidates likeliest continuations and their log p, descending. Before the first call
+                one sequence is alive, which is empty. What is at -inf does not count.
 
-        Raises FloatingPointError for NaN among the log_probs.
+        Raises FloatingPointError for a log p that is NaN, ValueError where nothing can follow and nothing has
+        ended.
         """
-        totals = self._scores[:, None] + log_probs
-        if np.isnan(totals).any():
+        totals = array("f")
+        places: list[tuple[int, int]] = []
+        for parent, (ids, log_probs) in enumerate(candidates):
+            totals.extend(self._scores[parent] + log_p for log_p in log_probs)
+            places.extend((parent, id) for id in ids)
+        if any(map(math.isnan, totals)):
             raise FloatingPointError("the model's logits are infinite or NaN: no token can be chosen")
         self._n_tokens += 1
         is_last = self._n_tokens == self._max_tokens
         beams: list[Beam] = []
         ended: list[Hypothesis] = []
-        for rank, at in enumerate(np.argsort(-totals, axis=None, kind="stable").tolist()):
-            parent, column = divmod(at, totals.shape[1])
-            token, score = int(token_ids[parent, column]), float(totals[parent, column])
+        for rank, at in enumerate(sorted(range(len(totals)), key=lambda i: -totals[i])):
+            (parent, token), score = places[at], totals[at]
             is_among_first = rank < self._n_beams
             if score == -math.inf or not (is_among_first or len(beams) < self._n_beams):
                 break
@@ -124,9 +125,9 @@ class BeamScores:
                 ended.append(Hypothesis(tokens, self._final(score), "stop" if is_end else "length"))
         self._keep(ended)
         self._live = [(*self._live[beam.parent], beam.token) for beam in beams]
-        self._scores = np.array([beam.score for beam in beams], np.float32)
+        self._scores = [beam.score for beam in beams]
         if not self._live and not self.hypotheses:
-            raise FloatingPointError("every token is banned: no token can be chosen")
+            raise ValueError("every token is forbidden: no token can be chosen")
         self.is_done = not self._live or self._is_good_enough()
         self._end_by_force()
         return [] if self.is_done else beams
@@ -142,11 +143,10 @@ class BeamScores:
             self._end_live((self._forced_last_id,), "length")
 
     def _end_live(self, last: tuple[int, ...], finish_reason: FinishReason) -> None:
-        scores = self._scores.tolist()
         self._keep(
             [
                 Hypothesis((*tokens, *last), self._final(score), finish_reason)
-                for tokens, score in zip(self._live, scores, strict=True)
+                for tokens, score in zip(self._live, self._scores, strict=True)
             ]
         )
         self.is_done = True
@@ -158,7 +158,7 @@ class BeamScores:
     def _final(self, score: float, n_tokens: int | None = None) -> float:
         """The score of a sequence that ends, in float32 like every number here."""
         n_tokens = self._n_tokens if n_tokens is None else n_tokens
-        return float(np.float32(score) / np.float32(max(n_tokens, 1) ** self._length_penalty))
+        return _float32(score / _float32(max(n_tokens, 1) ** self._length_penalty))
 
     def _is_good_enough(self) -> bool:
         if len(self.hypotheses) < self._n_beams or self._early_stopping is True:
@@ -167,3 +167,8 @@ class BeamScores:
         is_patient = self._early_stopping == "never" and self._length_penalty > 0
         best = self._final(self._scores[0], self._max_tokens if is_patient else None)
         return best <= self.hypotheses[-1].score
+
+
+def _float32(x: float) -> float:
+    """The nearest float32; of a sum or quotient of two float32 what float32 arithmetic gives."""
+    return array("f", (x,))[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from lanner import _core, models
@@ -9,7 +10,7 @@ from lanner._outputs import OutputRows
 from lanner.builder import Builder
 from lanner.checkpoint import Checkpoint
 from lanner.config import DecoderConfig
-from lanner.kv_cache import PageGroup, group_windows, make_caches, page_groups
+from lanner.kv_cache import CacheShape, PageGroup, make_caches, page_bytes
 from lanner.program import Program, weight_bytes, weight_bytes_per_token
 from lanner.weights import QUANTIZE, Weights
 
@@ -38,7 +39,8 @@ class Decoder(OutputRows):
         context: positions of a sequence, by default what the model was trained for.
         n_threads: threads of a step.
         kv_dtype: "f16", "f32" or "q8", the type of cached keys and values.
-        max_memory: bytes that weights, cache and activations may take together, or None.
+        max_memory: bytes that weights, cache and activations may take together; if None, the cache may take
+            half of the memory that is available once the weights are loaded.
         quantize: None, or "q8_0" or "q4_0": the format that float matrices get.
 
     Raises:
@@ -70,40 +72,45 @@ class Decoder(OutputRows):
         self.context = checked_context(self.config.context_length, context)
         self.n_threads = n_threads
         self.kv_dtype = checked_kv_dtype(kv_dtype)
-        from lanner._estimate import check_budget
+        from lanner._estimate import room_within
 
-        check_budget(
+        room = room_within(
             checkpoint, max_memory, context=context, n_threads=n_threads, kv_dtype=kv_dtype, quantize=quantize
         )
         loaded = module.load(self.config, weights)
         weights.finish(module.HF_IGNORED)
         self.n_params = weights.n_params
         self.formats = weights.n_bytes_by_format
-        self._build(module, loaded)
+        n_bytes, max_seqs = (room.cache_bytes, room.n_seqs) if room else (free_cache_bytes(), MAX_SEQS)
+        self._build(module, loaded, n_bytes, max_seqs)
 
-    def _build(self, module: object, loaded: object) -> None:
+    def _build(self, module: object, loaded: object, n_bytes: int, max_seqs: int) -> None:
         c = self.config
         max_tokens = min(CHUNK_TOKENS, self.context)
-        windows = group_windows(c.windows, self.context)
-        groups = page_groups(windows, self.context, max_tokens, MAX_SEQS)
-        self.caches = make_caches(self.kv_dtype, windows, groups, c.n_kv_heads, c.head_dim)
+        page = page_bytes(self.kv_dtype, c.n_kv_heads, c.head_dim)
+        shape = CacheShape(c.windows, page, self.context, max_tokens)
+        groups = shape.page_groups(n_bytes, max_seqs)
+        self.caches = make_caches(self.kv_dtype, shape.group_windows, groups, c.n_kv_heads, c.head_dim)
         builder = Builder(self.caches.layers, c.n_heads, c.head_dim)
         self._logits = module.build(builder, c, loaded)  # type: ignore[attr-defined]
         self._sampled = builder.sample(self._logits)
-        max_outputs = min(MAX_OUTPUTS, max_tokens)
+        max_outputs = min(MAX_OUTPUTS, max_seqs, max_tokens)
         self.program = Program(
             builder, [self._logits, self._sampled], self.n_threads, max_tokens, max_outputs
         )
         max_pages = -(-self.context // _core.PAGE_POSITIONS)
-        self.step = _core.Step(max_tokens, MAX_SEQS, max_outputs, max_pages, n_groups=len(groups))
+        self.step = _core.Step(max_tokens, max_seqs, max_outputs, max_pages, n_groups=len(groups))
 
     # --- steps ----------------------------------------------------------------------------------------------
     def prepare(self, chunks: Iterable[object]) -> None:
         """Called with the sequences of a step before it runs. Nothing: all that it needs is in its arrays."""
 
-    def run(self) -> bool:
-        """Run the step that `self.step` describes; False where `cancel` stopped it between two layers."""
-        return self.program.core.run(self.step)
+    def run(self, deadline_s: float = math.inf) -> bool:
+        """Run the step that `self.step` describes.
+
+        False where `cancel` stopped it between two layers, or a time on the clock of time.perf_counter.
+        """
+        return self.program.core.run(self.step, deadline_s)
 
     def cancel(self) -> None:
         """From any thread: the running step, and later ones until `clear_cancel`, end between two layers."""
@@ -133,6 +140,13 @@ class Decoder(OutputRows):
     def weight_bytes_per_token(self) -> int:
         """Bytes of weights that one decode step reads."""
         return weight_bytes_per_token(self.program.instructions)
+
+
+def free_cache_bytes() -> int:
+    """Half of the memory that is available: the rest is for activations, and for the rest of the process."""
+    from lanner._memory import available_bytes
+
+    return (available_bytes() or 0) // 2
 
 
 def checked_context(context_length: int, context: int | None) -> int:

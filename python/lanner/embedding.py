@@ -68,11 +68,14 @@ class EncoderModel(Model):
 
     generate = _refused("generate")
     stream = _refused("stream")
+    astream = _refused("astream")
     submit = _refused("submit")
     chat = _refused("chat")
     stream_chat = _refused("stream_chat")
     logits = _refused("logits")
     perplexity = _refused("perplexity")
+    score = _refused("score")
+    choose = _refused("choose")
     translate = _refused("translate")
 
     @property

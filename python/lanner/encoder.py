@@ -69,9 +69,9 @@ class Encoder:
         self.context = checked_context(self.config.context_length, context)
         self.n_threads = n_threads
         self.max_tokens = max(STEP_TOKENS, self.context)
-        from lanner._estimate import check_budget
+        from lanner._estimate import room_within
 
-        check_budget(
+        room_within(
             checkpoint, max_memory, context=context, n_threads=n_threads, kv_dtype="f32", quantize=quantize
         )
         loaded = module.load(self.config, weights)

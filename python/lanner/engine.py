@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterable
 from queue import SimpleQueue
@@ -39,9 +41,10 @@ class Engine:
             max_tokens=step.max_tokens,
             max_outputs=step.max_outputs,
             max_seqs=step.max_seqs,
-            n_pages=self.decoder.page_groups[0].n_pages,
+            page_groups=self.decoder.page_groups,
         )
         self._inbox: SimpleQueue[Sequence | None] = SimpleQueue()
+        self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap; no two sequences are compared
         # Reentrant: a stream that the garbage collector finds while its thread is in here cancels itself.
         self._lock = threading.RLock()
         self._stepping: list[StepChunk] = []  # what runs now, and what a cancel may stop; under the lock
@@ -93,17 +96,16 @@ class Engine:
             chunks: list[StepChunk] = []
             try:
                 chunks = self._scheduler.schedule()
-                fill_step(self._views, chunks)
-                self.decoder.prepare(chunks)
-                if self._run(chunks):
-                    self._commit(chunks)
+                if chunks:
+                    self._step(chunks)
             except Exception as error:
                 for sequence in [chunk.sequence for chunk in chunks] or self._scheduler:
-                    self._scheduler.remove(sequence)
-                    sequence.fail(error)
+                    self._fail(sequence, error)
+                self._remove_finished()
         self._receive_all()
         for sequence in self._scheduler:
-            self._end(sequence)
+            sequence.end("cancelled")
+        self._remove_finished()
 
     def _receive(self) -> bool:
         """Takes in what was submitted, waits while there is nothing to do; False once it is closed."""
@@ -111,11 +113,7 @@ class Engine:
             if not len(self._scheduler):
                 self._take(self._inbox.get())
             self._receive_all()
-            if self._has_cancelled:
-                self._has_cancelled = False
-                for sequence in self._scheduler:
-                    if sequence.is_cancelled:
-                        self._end(sequence)
+            self._end_those_in_time()
             if len(self._scheduler):
                 return not self._is_closed
         return False
@@ -125,20 +123,47 @@ class Engine:
             self._take(self._inbox.get())
 
     def _take(self, sequence: Sequence | None) -> None:
-        if sequence is not None:
-            self._scheduler.add(sequence)
-            if sequence.is_cancelled:
-                self._has_cancelled = True
+        if sequence is None:
+            return
+        self._scheduler.add(sequence)
+        if sequence.is_cancelled:
+            self._has_cancelled = True
+        if sequence.deadline_s < _NEVER:
+            heapq.heappush(self._deadlines, (sequence.deadline_s, id(sequence), sequence))
+
+    def _end_those_in_time(self) -> None:
+        """Ends what was cancelled, and what has reached its deadline."""
+        if self._has_cancelled:
+            self._has_cancelled = False
+            for sequence in self._scheduler:
+                if sequence.is_cancelled:
+                    sequence.end("cancelled")
+            self._remove_finished()
+        while self._deadlines and self._deadlines[0][0] <= time.perf_counter():
+            sequence = heapq.heappop(self._deadlines)[2]
+            if not sequence.is_finished:
+                sequence.end("deadline")
+                self._remove_finished()
+
+    def _step(self, chunks: list[StepChunk]) -> None:
+        fill_step(self._views, chunks)
+        self.decoder.copy_pages(self._scheduler.pages.take_copies())
+        self.decoder.prepare(chunks)
+        started_s = time.perf_counter()
+        if self._run(chunks):
+            self._scheduler.commit(chunks, time.perf_counter() - started_s)
+            self._deliver(chunks)
 
     def _run(self, chunks: list[StepChunk]) -> bool:
         """Runs the step; False if it was stopped, which only sequences in `_stepping` may ask for."""
+        deadline_s = max(chunk.sequence.deadline_s for chunk in chunks)
         with self._lock:
             self.decoder.clear_cancel()
             self._stepping = chunks
             if self._is_closed or self._nobody_wants_the_step():  # known before the step could be seen
                 self.decoder.cancel()
         try:
-            return self.decoder.run()
+            return self.decoder.run(deadline_s)
         finally:
             with self._lock:
                 self._stepping = []
@@ -146,22 +171,38 @@ class Engine:
     def _nobody_wants_the_step(self) -> bool:
         return all(chunk.sequence.is_cancelled for chunk in self._stepping)
 
-    def _commit(self, chunks: list[StepChunk]) -> None:
+    def _deliver(self, chunks: list[StepChunk]) -> None:
+        """Gives the rows of a step to their sequences, and lets go of those that have ended."""
         row = 0
-        for sequence, _, n_tokens, n_outputs in chunks:
-            sequence.n_cached += n_tokens
+        requests = {}
+        has_ended = False
+        for sequence, _, _, n_outputs in chunks:
+            if not n_outputs:
+                continue
             try:
-                if n_outputs:
-                    sequence.take(self.decoder, row, n_outputs)
+                sequence.take(self.decoder, row, n_outputs)
             except Exception as error:  # its own: the others of the step go on
-                sequence.fail(error)
+                self._fail(sequence, error)
             row += n_outputs
+            has_ended |= sequence.is_finished
+            if sequence.request is not None:
+                requests[id(sequence.request)] = sequence.request
+        for request in requests.values():
+            try:
+                request.after_step(self._scheduler)
+            except Exception as error:
+                request.fail(error)
+            has_ended = True
+        if has_ended:
+            self._remove_finished(self._scheduler.running)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        (sequence if sequence.request is None else sequence.request).fail(error)
+
+    def _remove_finished(self, among: Iterable[Sequence] | None = None) -> None:
+        for sequence in self._scheduler if among is None else among:
             if sequence.is_finished:
                 self._scheduler.remove(sequence)
-
-    def _end(self, sequence: Sequence) -> None:
-        self._scheduler.remove(sequence)
-        sequence.finish_cancelled()
 
     # --- fork -----------------------------------------------------------------------------------------------
     def restart_in_child(self) -> None:
@@ -174,6 +215,8 @@ class Engine:
         for sequence in lost:
             sequence.fail(RuntimeError("the request was made before fork and goes on in the parent process"))
 
+
+_NEVER = float("inf")
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 

@@ -42,37 +42,62 @@ class KvCaches:
             self.caches[group].copy_page(source, target)
 
 
-def group_windows(windows: Sequence[int], context: int) -> tuple[int, ...]:
-    """The window of every layer; 0, as for layers without one, where it holds the whole context."""
-    return tuple(window if window < context else 0 for window in windows)
+@dataclass(frozen=True)
+class CacheShape:
+    """What the caches of a sequence depend on.
 
-
-def pages_kept(window: int, context: int, chunk: int) -> int:
-    """Pages that a sequence of the whole context has at once, where a step computes `chunk` tokens at most.
-
-    Behind a window pages are given back, but those that its edge and the chunk's end cut stay whole.
+    `windows` has how many positions each layer sees, 0 for all up to its own; `page_bytes` is what a page
+    takes in one layer, `context` the positions of a sequence and `chunk` the most tokens of it in one step.
     """
-    whole = -(-context // _core.PAGE_POSITIONS)
-    return min(-(-(window + chunk) // _core.PAGE_POSITIONS) + 1, whole) if window else whole
+
+    windows: tuple[int, ...]
+    page_bytes: int
+    context: int
+    chunk: int
+
+    @property
+    def group_windows(self) -> tuple[int, ...]:
+        """The window of every layer; 0, as for layers without one, where it holds the whole context."""
+        return tuple(window if window < self.context else 0 for window in self.windows)
+
+    def n_kept(self, window: int) -> int:
+        """Pages that a sequence of the whole context has at once.
+
+        Behind a window pages are given back, but those that its edge and the chunk's end cut stay whole.
+        """
+        whole = -(-self.context // _core.PAGE_POSITIONS)
+        return min(-(-(window + self.chunk) // _core.PAGE_POSITIONS) + 1, whole) if window else whole
+
+    @property
+    def sequence_bytes(self) -> int:
+        """What a sequence of the whole context takes at once, in all layers."""
+        return self.page_bytes * sum(map(self.n_kept, self.group_windows))
+
+    def page_groups(self, n_bytes: int, max_seqs: int) -> list[PageGroup]:
+        """The pages that n_bytes are enough for, but for one sequence of the whole context at least.
+
+        Nor are there more than max_seqs of them can use. Groups are in ascending order of their windows, and
+        share the bytes as such sequences do.
+        """
+        one = self.sequence_bytes
+        n_bytes = min(max(n_bytes, one), max_seqs * one)
+        kept = [(self.n_kept(window), window) for window in sorted(set(self.group_windows))]
+        return [PageGroup(n * n_bytes // one, n, window) for n, window in kept]
 
 
-def page_groups(windows: Sequence[int], context: int, chunk: int, n_sequences: int) -> list[PageGroup]:
-    """A group for every window among `windows`, with pages for n_sequences of the whole context."""
-    n_pages = n_sequences * pages_kept(0, context, chunk)
-    return [PageGroup(n_pages, pages_kept(window, context, chunk), window) for window in sorted(set(windows))]
+def page_bytes(kv_dtype: str, n_kv_heads: int, head_dim: int) -> int:
+    """Bytes of a page in one layer."""
+    return _core.KvCache(kv_dtype, 1, 1, n_kv_heads, head_dim).page_bytes
 
 
 def make_caches(
     kv_dtype: str, windows: Sequence[int], groups: Sequence[PageGroup], n_kv_heads: int, head_dim: int
 ) -> KvCaches:
-    """Caches for layers whose windows are `windows`; the groups are in ascending order of theirs."""
-    index = {group.window: g for g, group in enumerate(groups)}
-    counts = [sum(window == group.window for window in windows) for group in groups]
+    """A cache for each of the groups that layers of these windows belong to."""
     caches = [
-        _core.KvCache(kv_dtype, n_layers, group.n_pages, n_kv_heads, head_dim, g)
-        for g, (group, n_layers) in enumerate(zip(groups, counts, strict=True))
+        _core.KvCache(kv_dtype, windows.count(group.window), group.n_pages, n_kv_heads, head_dim, g)
+        for g, group in enumerate(groups)
     ]
-    layers = []
-    for i, window in enumerate(windows):
-        layers.append(LayerCache(caches[index[window]], sum(other == window for other in windows[:i])))
+    of_window = {group.window: cache for group, cache in zip(groups, caches, strict=True)}
+    layers = [LayerCache(of_window[w], windows[:i].count(w)) for i, w in enumerate(windows)]
     return KvCaches(list(groups), caches, layers)

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import os
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from lanner import _core
 from lanner._threads import default_threads
 from lanner.engine import Engine
-from lanner.handle import Handle, TokenStream, finished_result
+from lanner.handle import AsyncTokenStream, Handle, TokenStream
 from lanner.info import ModelInfo, describe
 from lanner.profile import Profiled
 from lanner.prompts import PromptReader, is_list_of_prompts
 from lanner.result import Chunk, GenerationResult
 from lanner.sampling import SamplingParams, check_keywords, merged
-from lanner.sequence import Generation, Scoring, token_loss
+from lanner.scores import Scores
 from lanner.text_reader import TextReader
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from typing_extensions import Unpack
 
     from lanner.decoder import Decoder
@@ -60,7 +55,8 @@ def load(
         threads: threads of a step; by default the physical cores that this process may use.
         kv_dtype: type of cached keys and values, "f16" or "f32", or "q8": 8 bits and a scale for every token
             and head, half the memory of "f16".
-        max_memory: bytes that weights, cache and activations may take together.
+        max_memory: bytes that weights, cache and activations may take together. By default pages of the cache
+            are taken until they are half of the memory that is available once the weights are loaded.
         quantize: None keeps the type of every weight; "q8_0" or "q4_0" is given to matrices of a float type,
             but for those whose rows are not whole blocks of 32.
         device: "cpu".
@@ -104,7 +100,7 @@ def load(
     return Model(Decoder(checkpoint, kv_dtype=kv_dtype, **options), tokenizer, tokenizer_name=name)
 
 
-class Model(Profiled, TextReader):
+class Model(Scores, Profiled, TextReader):
     """A loaded model. Every method may be called from any thread; requests are served in order.
 
     A prompt is a text, encoded with the special tokens that it spells out and those that the file adds, or
@@ -165,16 +161,19 @@ class Model(Profiled, TextReader):
         params: SamplingParams | None = None,
         **options: Unpack[SamplingOptions],
     ) -> list[GenerationResult]: ...
-    def generate(
-        self, prompt: Any, params: SamplingParams | None = None, **options: Any
-    ) -> GenerationResult | list[GenerationResult]:
-        """Continues a prompt; a list of prompts, even of one, gives a list of results in the same order."""
+    def generate(self, prompt: Any, params: SamplingParams | None = None, **options: Any) -> Any:
+        """Continues a prompt; a list of prompts, even of one, gives a list of results in the same order.
+
+        The prompts of a list are computed together. With n above 1 there is a list of n results in the place
+        of each result.
+        """
         params = merged("generate", params, options)
-        many = is_list_of_prompts(prompt)
+        many = is_list_of_prompts(prompt) or (
+            isinstance(prompt, Sequence) and not len(prompt) and prompt != ""
+        )
         named = [(f"prompt[{i}]", each) for i, each in enumerate(prompt)] if many else [("prompt", prompt)]
-        generations = [self._generation("generate", name, each, params) for name, each in named]
-        self._run("generate", generations)
-        results = [finished_result(generation) for generation in generations]
+        samples = [self._generations("generate", name, each, params) for name, each in named]
+        results = self._results("generate", samples)
         return results if many else results[0]
 
     def stream(
@@ -184,13 +183,20 @@ class Model(Profiled, TextReader):
         params = merged("stream", params, options)
         return self._stream("stream", "prompt", prompt, params)
 
+    def astream(
+        self, prompt: str | TokenIds, params: SamplingParams | None = None, **options: Unpack[SamplingOptions]
+    ) -> AsyncTokenStream:
+        """Like `stream`, for `async for` in a running event loop; cancelling the task ends the generation."""
+        params = merged("astream", params, options)
+        return self._astream("astream", "prompt", prompt, params)
+
     def submit(
         self, prompt: str | TokenIds, params: SamplingParams | None = None, **options: Unpack[SamplingOptions]
     ) -> Handle:
         """Like `generate`, without waiting."""
-        generation = self._generation("submit", "prompt", prompt, merged("submit", params, options))
-        self._submit("submit", [generation])
-        return Handle(generation, self._cancel)
+        generations = self._generations("submit", "prompt", prompt, merged("submit", params, options))
+        self._submit("submit", generations)
+        return Handle(generations, self._cancel)
 
     def chat(
         self,
@@ -200,9 +206,10 @@ class Model(Profiled, TextReader):
     ) -> GenerationResult:
         """The answer to a conversation, dicts with `role` and `content`, by the file's own chat template."""
         params = merged("chat", params, options)
-        generation = self._generation("chat", "messages", self.tokenizer.encode_chat(messages), params)
-        self._run("chat", [generation])
-        return finished_result(generation)
+        ids = self.tokenizer.encode_chat(messages)
+        generations = self._generations("chat", "messages", ids, params, is_answer=True)
+        answer: GenerationResult = self._results("chat", [generations])[0]
+        return answer
 
     def stream_chat(
         self,
@@ -212,87 +219,5 @@ class Model(Profiled, TextReader):
     ) -> TokenStream:
         """Like `chat`, a chunk for every token as it comes."""
         params = merged("stream_chat", params, options)
-        return self._stream("stream_chat", "messages", self.tokenizer.encode_chat(messages), params)
-
-    # --- scores ---------------------------------------------------------------------------------------------
-    def logits(self, ids: str | TokenIds) -> npt.NDArray[np.float32]:
-        """Logits after every token: float32 (len(ids), vocab_size), in one pass."""
-        import numpy as np
-
-        ids = self._prompts.ids("logits", "ids", ids)
-        out = np.empty((len(ids), self._info.vocab_size), np.float32)
-
-        def copy(start: int, rows: npt.NDArray[np.float32]) -> None:
-            out[start : start + len(rows)] = rows
-
-        self._run("logits", [Scoring(ids, copy)])
-        return out
-
-    def perplexity(self, text: str | TokenIds) -> float:
-        """exp of the mean of -log p of every token after the first, given those before it.
-
-        The text has at least two tokens and fits into the context. Sums are in float64.
-        """
-        ids = self._prompts.ids("perplexity", "text", text)
-        if len(ids) < 2:
-            raise ValueError("perplexity: text has 1 token, wanted at least 2")
-        losses: list[float] = []
-
-        def add(start: int, rows: npt.NDArray[np.float32]) -> None:
-            losses.extend(map(token_loss, rows, ids[start + 1 :]))
-
-        self._run("perplexity", [Scoring(ids, add)])
-        return math.exp(math.fsum(losses) / len(losses))
-
-    # --- how requests reach the engine ----------------------------------------------------------------------
-    def _generation(
-        self,
-        where: str,
-        name: str,
-        prompt: str | TokenIds,
-        params: SamplingParams,
-        chunks: SimpleQueue[Chunk | None] | None = None,
-    ) -> Generation:
-        ids = self._prompts.ids_to_continue(where, name, prompt)
-        self._prompts.check_ids(where, "stop_token_ids", params.stop_ids)
-        own_ends = frozenset() if params.ignore_eos else self.tokenizer.eos_ids
-        return Generation(
-            ids,
-            replace(params, max_tokens=min(params.max_tokens, self._info.context - len(ids))),
-            end_ids=own_ends.union(params.stop_ids),
-            # What follows a prompt keeps the space between them; an answer begins without one.
-            decoder=self.tokenizer.stream(continues=name != "messages"),
-            on_chunk=chunks.put if chunks else None,
-        )
-
-    def _stream(self, where: str, name: str, prompt: str | TokenIds, params: SamplingParams) -> TokenStream:
-        chunks: SimpleQueue[Chunk | None] = SimpleQueue()
-        generation = self._generation(where, name, prompt, params, chunks)
-        self._submit(where, [generation])
-        return TokenStream(generation, chunks, self._cancel)
-
-    def _submit(self, where: str, sequences: Sequence[Generation] | Sequence[Scoring]) -> None:
-        engine = self._engine
-        if engine is None:
-            raise RuntimeError(f"{where}: the model is closed")
-        for sequence in sequences:
-            if isinstance(sequence, Generation) and sequence.max_tokens == 0:
-                sequence.finish("length")
-        engine.submit(sequence for sequence in sequences if not sequence.is_finished)
-
-    def _run(self, where: str, sequences: Sequence[Generation] | Sequence[Scoring]) -> None:
-        """Waits until all have ended; an error or Ctrl-C in the meantime ends all. Raises what went wrong."""
-        try:
-            self._submit(where, sequences)
-            for sequence in sequences:
-                sequence.wait()
-                if sequence.error is not None:
-                    raise sequence.error
-        except BaseException:
-            for sequence in sequences:
-                self._cancel(sequence)
-            raise
-
-    def _cancel(self, sequence: Generation | Scoring) -> None:
-        if (engine := self._engine) is not None:
-            engine.cancel(sequence)
+        ids = self.tokenizer.encode_chat(messages)
+        return self._stream("stream_chat", "messages", ids, params, is_answer=True)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lanner import _core, models
 from lanner.builder import Builder
+from lanner.decoder import CHUNK_TOKENS
+from lanner.kv_cache import CacheShape
 from lanner.program import lay_out, weight_bytes, weight_bytes_per_token
 from lanner.seq2seq import emit
 from lanner.target_rules import read_rules
@@ -78,8 +80,8 @@ class SourcePlan:
 class Plan:
     """What a model takes. Bytes of weights are those of distinct ones; `config` is its architecture's.
 
-    `page_bytes` is what a page of positions takes in all caches but an encoder's, of which there is
-    `source` beside a decoder that attends to it.
+    `page_bytes` is what a page of positions takes in the caches of one layer, `windows` has the window of
+    every layer with a cache; beside a decoder that attends to one there is the encoder `source`.
     """
 
     config: Any
@@ -88,9 +90,14 @@ class Plan:
     weight_bytes: int
     weight_bytes_per_token: int
     page_bytes: int
+    windows: tuple[int, ...]
     builder: Builder
     kept: tuple[Any, ...]
     source: SourcePlan | None = None
+
+    def shape(self, context: int) -> CacheShape:
+        """What the caches of a sequence depend on."""
+        return CacheShape(self.windows, self.page_bytes, context, min(CHUNK_TOKENS, context))
 
     def arena_bytes(self, n_threads: int, max_tokens: int, max_outputs: int) -> int:
         """Bytes of the values of the largest step."""
@@ -111,8 +118,8 @@ def plan(checkpoint: Checkpoint, *, context: int | None, kv_dtype: str, quantize
     if rules is not None:
         return _of_both(weights, cfg, emit(module, cfg, loaded, kv_dtype, 1, 1))
     is_encoder = models.is_encoder(settings)
-    n_layers, kv_dtype = (1, "f32") if is_encoder else (cfg.n_layers, kv_dtype)
-    cache = _core.KvCache(kv_dtype, n_layers, 1, cfg.n_kv_heads, cfg.head_dim)
+    windows, kv_dtype = ((0,), "f32") if is_encoder else (cfg.windows, kv_dtype)
+    cache = _core.KvCache(kv_dtype, len(windows), 1, cfg.n_kv_heads, cfg.head_dim)
     builder = Builder(cache, cfg.n_heads, cfg.head_dim)
     built = module.build(builder, cfg, loaded)
     kept = tuple(value for value in built if value) if is_encoder else (built, builder.sample(built))
@@ -122,7 +129,8 @@ def plan(checkpoint: Checkpoint, *, context: int | None, kv_dtype: str, quantize
         formats=weights.n_bytes_by_format,
         weight_bytes=weight_bytes(builder.instructions),
         weight_bytes_per_token=weight_bytes_per_token(builder.instructions),
-        page_bytes=cache.page_bytes,
+        page_bytes=cache.page_bytes // len(windows),
+        windows=windows,
         builder=builder,
         kept=kept,
     )
@@ -137,7 +145,8 @@ def _of_both(weights: Weights, cfg: Any, made: Emitted) -> Plan:
         formats=weights.n_bytes_by_format,
         weight_bytes=weight_bytes([*made.source.instructions, *made.target.instructions]),
         weight_bytes_per_token=weight_bytes_per_token(made.target.instructions),
-        page_bytes=made.cache.page_bytes + made.target.cross_cache.page_bytes,
+        page_bytes=(made.cache.page_bytes + made.target.cross_cache.page_bytes) // cfg.n_layers,
+        windows=(0,) * cfg.n_layers,
         builder=made.target,
         kept=made.kept,
         source=SourcePlan(made.source, (made.hidden,), made.source_cache.page_bytes),

@@ -167,8 +167,9 @@ class Profile:
 class Profiled:
     """Models that continue texts, as far as they can be profiled."""
 
-    generate: Any
     _engine: Engine | None
+    _generations: Any
+    _results: Any
 
     def profile(
         self, prompt: str | TokenIds | Sequence[str] | Sequence[TokenIds], *, max_tokens: int | None = None
@@ -187,13 +188,21 @@ class Profiled:
             RuntimeError: the model is closed.
         """
         from lanner._recording import record
+        from lanner.prompts import is_list_of_prompts
+        from lanner.sampling import SamplingParams
 
         if self._engine is None:
             raise RuntimeError("profile: the model is closed")
         n = 16 if max_tokens is None else max_tokens
+        many = is_list_of_prompts(prompt)
+        prompts = [(f"prompt[{i}]", each) for i, each in enumerate(prompt)] if many else [("prompt", prompt)]
 
         def run(n: int) -> None:
-            self.generate(prompt, max_tokens=n, ignore_eos=True)
+            params = SamplingParams(max_tokens=n, ignore_eos=True)
+            samples = [self._generations("profile", name, each, params) for name, each in prompts]
+            for (generation,) in samples:
+                generation.shares_pages = False  # the prompt is computed, whatever the cache has of it
+            self._results("profile", samples)
 
         return record(self._engine.decoder, lambda: run(n), warm_up=lambda: run(min(n, 2)))
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import TypeIs
 
+    from lanner.sampling import SamplingParams
     from lanner.tokenizer import Tokenizer
 
     TokenIds = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -27,6 +28,15 @@ class PromptReader:
 
     def ids(self, where: str, name: str, prompt: str | TokenIds) -> list[int]:
         """At least one id, all of them in the vocabulary and in the context together. Else ValueError."""
+        ids = self.long_ids(where, name, prompt)
+        if len(ids) > self._context:
+            raise ValueError(
+                f"{where}: {name} has {len(ids)} tokens, the context has room for {self._context}"
+            )
+        return ids
+
+    def long_ids(self, where: str, name: str, prompt: str | TokenIds) -> list[int]:
+        """Like `ids`, however many there are."""
         if isinstance(prompt, str):
             ids = self._tokenizer.encode(prompt)
         else:
@@ -34,10 +44,6 @@ class PromptReader:
             self.check_ids(where, name, ids)
         if not ids:
             raise ValueError(f"{where}: {name} is empty, wanted at least one token")
-        if len(ids) > self._context:
-            raise ValueError(
-                f"{where}: {name} has {len(ids)} tokens, the context has room for {self._context}"
-            )
         return ids
 
     def ids_to_continue(self, where: str, name: str, prompt: str | TokenIds) -> list[int]:
@@ -48,6 +54,12 @@ class PromptReader:
                 f"{where}: {name} has {len(ids)} tokens, no room is left in the context of {self._context}"
             )
         return ids
+
+    def check_params(self, where: str, params: SamplingParams) -> None:
+        """Raises ValueError for the first id among the options that is not in the vocabulary."""
+        self.check_ids(where, "stop_token_ids", params.stop_ids)
+        self.check_ids(where, "logit_bias", (id for id, _ in params.biases))
+        self.check_ids(where, "allowed_token_ids", params.allowed_ids or ())
 
     def check_ids(self, where: str, name: str, ids: Iterable[int]) -> None:
         """Raises ValueError for the first id that is not in the vocabulary."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterator
+from bisect import insort
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from lanner._blocks import PageManager
+from lanner._blocks import BlockManager
 from lanner._core import PAGE_POSITIONS, OutOfMemoryBudget
 from lanner.sequence import Sequence
+from lanner.step_times import StepTimes
 
 
 class StepChunk(NamedTuple):
@@ -22,19 +23,35 @@ class StepChunk(NamedTuple):
 
 
 class Scheduler:
-    """Serves sequences in the order in which they come, up to `max_seqs` of them at a time.
+    """Continuous batching: every step has the next token of all that run, and of prompts what fits beside.
 
-    A prompt longer than what is left of a step goes on in the next. Pages of the cache are taken as a
-    sequence grows and given back when it leaves. The caller is one thread.
+    Sequences are served by priority and then in the order in which they came, up to `max_seqs` at a time.
+    A prompt that is longer than what is left of a step goes on in the next; beside running decodes it gets so
+    many tokens that a step takes at most `step_times.MOST` decode steps. Pages of the cache are taken as a
+    sequence grows. Where none are left, the sequence that is served last gives up its own and waits; later it
+    computes again what the cache no longer has, with the same bits. The caller is one thread.
+
+    Args:
+        max_tokens, max_outputs, max_seqs: of the largest step.
+        page_groups: (n_pages, n_kept, window) of every group of layers, as BlockManager takes them.
     """
 
-    def __init__(self, *, max_tokens: int, max_outputs: int, max_seqs: int, n_pages: int) -> None:
+    def __init__(
+        self,
+        *,
+        max_tokens: int,
+        max_outputs: int,
+        max_seqs: int,
+        page_groups: Iterable[tuple[int, int, int]],
+    ) -> None:
         self._max_tokens = max_tokens
         self._max_outputs = max_outputs
-        self._max_seqs = max_seqs
-        self._pages = PageManager(n_pages)
-        self._waiting: deque[Sequence] = deque()
+        self._max_seqs = min(max_seqs, max_tokens, max_outputs)
+        self.pages = BlockManager(list(page_groups))
+        self._times = StepTimes(max_tokens)
+        self._waiting: list[Sequence] = []  # both in the order in which they are served
         self._running: list[Sequence] = []
+        self._n_arrived = 0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
@@ -44,53 +61,186 @@ class Scheduler:
         return iter([*self._running, *self._waiting])
 
     @property
-    def n_free_pages(self) -> int:
-        """Pages that no sequence uses."""
-        return self._pages.n_free
+    def running(self) -> list[Sequence]:
+        """Those that have a place, in a list of its own."""
+        return list(self._running)
 
     def add(self, sequence: Sequence) -> None:
         """Lets a sequence wait for its turn."""
-        self._waiting.append(sequence)
+        self._n_arrived += 1
+        sequence.rank = (-sequence.priority, self._n_arrived)
+        insort(self._waiting, sequence, key=_rank)
 
     def remove(self, sequence: Sequence) -> None:
         """Takes a sequence out, whatever its state, and its pages back."""
         (self._running if sequence in self._running else self._waiting).remove(sequence)
-        self._pages.release(sequence.pages)
+        self._release(sequence)
 
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Lets `child` run beside its parent; all that the parent has cached is the child's too."""
+        assert parent.table is not None
+        self._n_arrived += 1
+        child.rank = (-child.priority, self._n_arrived)
+        child.table = self.pages.fork(parent.table)
+        child.n_cached, child.started_s = parent.n_cached, parent.started_s
+        insort(self._running, child, key=_rank)
+
+    # --- a step ---------------------------------------------------------------------------------------------
     def schedule(self) -> list[StepChunk]:
-        """The next step: at least one chunk, as long as there is a sequence.
+        """The next step: at least one chunk, as long as there is a sequence that can go on.
 
-        Raises OutOfMemoryBudget where the cache has no room for any that runs.
+        A sequence that is too long for the whole cache fails with OutOfMemoryBudget.
         """
-        while self._waiting and len(self._running) < self._max_seqs:
-            self._waiting[0].started_s = time.perf_counter()
-            self._running.append(self._waiting.popleft())
+        while True:
+            self._admit()
+            chunks = self._chunks()
+            if chunks or not self._running:
+                return chunks
+            first = next((each for each in self._running if _n_left(each)), self._running[0])
+            self.remove(first)
+            first.fail(self._too_small(first))
+
+    def commit(self, chunks: list[StepChunk], seconds: float) -> None:
+        """A step was computed: what it cached is found by others from now on."""
+        n_decodes = n_prompt_tokens = 0
+        for sequence, _, n_tokens, _ in chunks:
+            if _is_decode(sequence):
+                n_decodes += 1
+            else:
+                n_prompt_tokens += n_tokens
+            sequence.n_cached += n_tokens
+            if sequence.shares_pages and sequence.table is not None:
+                self.pages.commit(sequence.table, sequence.token_ids, sequence.n_cached)
+        self._times.observe(n_decodes, n_prompt_tokens, seconds)
+
+    def _admit(self) -> None:
+        """Lets waiting sequences run while there is room, in the place of others of a lower priority."""
+        index = 0
+        while index < len(self._waiting):
+            sequence = self._waiting[index]
+            if not _is_ready(sequence):
+                index += 1
+                continue
+            if len(self._running) >= self._max_seqs:
+                last = self._running[-1]
+                if last.priority >= sequence.priority:
+                    return
+                self._preempt(last)  # it waits behind this one
+            del self._waiting[index]
+            insort(self._running, sequence, key=_rank)
+            self._follow(sequence)
+
+    def _chunks(self) -> list[StepChunk]:
+        n_decodes = sum(map(_is_decode, self._running))
+        n_tokens, n_outputs = self._max_tokens - n_decodes, self._max_outputs - n_decodes
+        if n_decodes:
+            n_tokens = min(n_tokens, self._times.prompt_tokens)
         chunks: list[StepChunk] = []
-        n_tokens, n_outputs = self._max_tokens, self._max_outputs
-        for sequence in self._running:
-            chunk = self._chunk(sequence, n_tokens, n_outputs)
-            if chunk is not None:
-                chunks.append(chunk)
+        index = 0
+        while index < len(self._running) and len(chunks) < self._max_seqs:  # it shrinks from its end
+            sequence = self._running[index]
+            index += 1
+            is_decode = _is_decode(sequence)
+            if is_decode:
+                chunk = self._chunk(sequence, 1, 1)
+            elif sequence.table is not None or self._begins(sequence):
+                chunk = self._chunk(sequence, n_tokens, n_outputs)
+            else:
+                n_tokens = 0  # nor does any that is served after it
+                continue
+            if chunk is None:
+                continue
+            chunks.append(chunk)
+            if not is_decode:
                 n_tokens -= chunk.n_tokens
                 n_outputs -= chunk.n_outputs
-        if self._running and not chunks:
-            wanted = max(len(sequence.token_ids) for sequence in self._running)
-            raise OutOfMemoryBudget(
-                f"the cache has {self._pages.n_free} free pages of {PAGE_POSITIONS} positions, all "
-                f"{self._pages.n_pages} are too few for a sequence of {wanted} tokens"
-            )
         return chunks
 
     def _chunk(self, sequence: Sequence, n_tokens: int, n_outputs: int) -> StepChunk | None:
-        """As much of a sequence as fits into n_tokens, n_outputs and the free pages."""
-        start, end = sequence.n_cached, len(sequence.token_ids)
-        count = min(end - start, n_tokens)
-        if sequence.wants_every_row:
-            count = wanted = min(count, n_outputs)
-        else:
-            wanted = int(start + count == end)
-            if wanted > n_outputs:  # the last token waits for a step with a row to spare
-                count, wanted = count - 1, 0
-        if count == 0 or not self._pages.reserve(sequence.pages, start + count):
+        """As much of a sequence as fits into n_tokens and n_outputs, if there are pages for it."""
+        start = sequence.n_cached
+        count = min(_n_left(sequence), n_tokens)
+        wanted = max(0, start + count - max(start, sequence.wanted_from))
+        if wanted > n_outputs:  # their tokens wait for a step with rows to spare
+            count, wanted = count - (wanted - n_outputs), n_outputs
+        if count <= 0 or not self._reserve(sequence, start + count):
             return None
         return StepChunk(sequence, start, count, wanted)
+
+    # --- pages ----------------------------------------------------------------------------------------------
+    def _begins(self, sequence: Sequence) -> bool:
+        """Gives a table to a sequence that has none, with what the cache has of its tokens.
+
+        False where the pages of all its tokens would have to be taken from others: it would lose them again.
+        """
+        others = any(each.table is not None for each in self._running)
+        if others and not self.pages.has_room(len(sequence.token_ids)):
+            return False
+        sequence.table = self.pages.table()
+        if sequence.shares_pages:
+            n_most = min(len(sequence.token_ids) - 1, sequence.wanted_from)
+            sequence.n_cached = self.pages.match(sequence.table, sequence.token_ids, n_most)
+        _note_start(sequence)
+        return True
+
+    def _follow(self, sequence: Sequence) -> None:
+        """Shares the pages of a leader that has them still; the last token alone is computed again."""
+        leader, n_positions = sequence.leader, len(sequence.token_ids) - 1
+        sequence.leader = None  # should it have to begin again, its tokens will be others
+        if leader is None or leader.table is None:
+            return
+        sequence.table = self.pages.fork(leader.table, n_positions)
+        if sequence.table is not None:
+            sequence.n_cached = n_positions
+            _note_start(sequence)
+
+    def _reserve(self, sequence: Sequence, n_positions: int) -> bool:
+        """Room for n_positions, if need be in the place of sequences that are served after this one."""
+        assert sequence.table is not None  # it has begun
+        while not self.pages.reserve(sequence.table, sequence.n_cached, n_positions):
+            behind = reversed(self._running[self._running.index(sequence) + 1 :])
+            last = next((each for each in behind if each.table is not None), None)
+            if last is None:
+                return False
+            self._preempt(last)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._release(sequence)
+        insort(self._waiting, sequence, key=_rank)
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence.table is not None:
+            self.pages.release(sequence.table)
+        sequence.table, sequence.n_cached = None, 0
+
+    def _too_small(self, sequence: Sequence) -> OutOfMemoryBudget:
+        n_pages = self.pages.n_pages(0)
+        return OutOfMemoryBudget(
+            f"the cache has {self.pages.n_free(0)} free pages of {PAGE_POSITIONS} positions, all {n_pages} "
+            f"are too few for a sequence of {len(sequence.token_ids)} tokens"
+        )
+
+
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    return sequence.rank
+
+
+def _n_left(sequence: Sequence) -> int:
+    return len(sequence.token_ids) - sequence.n_cached
+
+
+def _is_decode(sequence: Sequence) -> bool:
+    return sequence.n_cached > 0 and _n_left(sequence) == 1
+
+
+def _note_start(sequence: Sequence) -> None:
+    sequence.started_s = sequence.started_s or time.perf_counter()
+    sequence.n_found = max(sequence.n_found, sequence.n_cached)
+
+
+def _is_ready(sequence: Sequence) -> bool:
+    """Whether what it waits for has come: one that shares a prompt begins once the prompt is computed."""
+    leader = sequence.leader
+    return leader is None or leader.is_finished or leader.n_cached >= len(sequence.token_ids)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from lanner import _core, models
 from lanner._outputs import OutputRows
 from lanner.builder import Builder
-from lanner.decoder import MAX_OUTPUTS, MAX_SEQS, checked_context, checked_kv_dtype, checked_quantize
-from lanner.kv_cache import page_groups
+from lanner.decoder import (
+    MAX_OUTPUTS,
+    MAX_SEQS,
+    checked_context,
+    checked_kv_dtype,
+    checked_quantize,
+    free_cache_bytes,
+)
+from lanner.kv_cache import CacheShape, PageGroup, page_bytes
 from lanner.program import Program, weight_bytes_per_token
+from lanner.sources import Places, Source
 from lanner.target_rules import TargetRules, read_rules
 from lanner.weights import Weights
 
@@ -28,24 +37,6 @@ if TYPE_CHECKING:
 
 SOURCE_TOKENS = 512
 """Tokens of a step of the encoder, unless one source is longer."""
-
-
-class Target(Protocol):
-    """A sequence that the decoder continues; `lanner.sequence` has the rest of it."""
-
-    source_ids: array[int]
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether it will be in no further step."""
-
-
-@dataclass
-class _Place:
-    """Which share of the cross cache has the keys and values of a source."""
-
-    index: int
-    is_encoded: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,16 +83,17 @@ def emit(
 class Seq2Seq(OutputRows):
     """An encoder-decoder that can run steps. To the engine it is a `lanner.decoder.Decoder` of its targets.
 
-    A source is encoded in the first step that has its target: the encoder leaves the keys and values of every
-    decoder layer in the cross cache, where all steps of the target read them. One thread at a time may call
-    `prepare` and `run`.
+    A source is encoded in the first step that has a target of it: the encoder leaves the keys and values of
+    every decoder layer in the cross cache, where all steps of its targets read them. Where sources wait that
+    have more of them than there is room for, some are encoded again, with the same bits. One thread at a time
+    may call `prepare` and `run`.
 
     Args:
         checkpoint: the opened model; it may be dropped afterwards.
         context: positions of a source, and of a target; by default what the model was trained for.
         n_threads: threads of a step.
         kv_dtype: "f16", "f32" or "q8", the type of the decoder's cached keys and values.
-        max_memory: bytes that weights, caches and activations may take together, or None.
+        max_memory: bytes that weights, caches and activations may take together, or None, as in Decoder.
         quantize: None, or "q8_0" or "q4_0": the format that float matrices get.
 
     Raises:
@@ -135,52 +127,53 @@ class Seq2Seq(OutputRows):
         self.n_threads = n_threads
         self.kv_dtype = checked_kv_dtype(kv_dtype)
         self._pages_each = -(-self.context // _core.PAGE_POSITIONS)
-        self.page_groups = page_groups([0], self.context, 1, MAX_SEQS)
-        from lanner._estimate import check_budget
+        from lanner._estimate import room_within
 
-        check_budget(
+        room = room_within(
             checkpoint, max_memory, context=context, n_threads=n_threads, kv_dtype=kv_dtype, quantize=quantize
         )
         loaded = module.load(c, weights, self.rules.forbidden_ids)
         weights.finish(module.HF_IGNORED)
         self.n_params = weights.n_params
         self.formats = weights.n_bytes_by_format
-        self._build(module, loaded)
-        self._places: dict[Target, _Place] = {}
-        self._free = list(range(MAX_SEQS))
-        self._targets: list[Target] = []
+        n_bytes, max_seqs = (room.cache_bytes, room.n_seqs) if room else (free_cache_bytes(), MAX_SEQS)
+        # A target has pages of its own, and its source as many in the cross cache, reserved as a whole.
+        page = 2 * page_bytes(self.kv_dtype, c.n_kv_heads, c.head_dim)
+        shape = CacheShape((0,) * c.n_layers, page, self.context, 1)
+        n_places = shape.page_groups(n_bytes, max_seqs)[0].n_pages // self._pages_each
+        self.page_groups = [PageGroup(n_places * self._pages_each, self._pages_each, 0)]
+        self._build(module, loaded, n_places)
+        self._places = Places(n_places)
+        self._sources: list[Source] = []  # of the step, one for every target
 
-    def _build(self, module: ModuleType, loaded: object) -> None:
+    def _build(self, module: ModuleType, loaded: object, max_seqs: int) -> None:
         pages, source_tokens = self._pages_each, max(SOURCE_TOKENS, self.context)
-        n_source_pages = -(-source_tokens // _core.PAGE_POSITIONS) + MAX_SEQS
+        n_source_pages = -(-source_tokens // _core.PAGE_POSITIONS) + max_seqs
         n_pages = self.page_groups[0].n_pages
         made = emit(module, self.config, loaded, self.kv_dtype, n_pages, n_source_pages)
         self._cache = made.cache
         self._hidden, self._logits, self._sampled = made.hidden, made.logits, made.sampled
         self._forbidden = made.forbidden
         self.encoder = Program(made.source, [made.hidden], self.n_threads, source_tokens, 1)
-        self.source_step = _core.Step(source_tokens, MAX_SEQS, 1, pages, pages)
-        self.program = Program(made.target, made.kept, self.n_threads, MAX_OUTPUTS, MAX_OUTPUTS)
-        self.step = _core.Step(MAX_OUTPUTS, MAX_SEQS, MAX_OUTPUTS, pages, pages)
+        self.source_step = _core.Step(source_tokens, max_seqs, 1, pages, pages)
+        self.program = Program(made.target, made.kept, self.n_threads, MAX_OUTPUTS, max_seqs)
+        self.step = _core.Step(MAX_OUTPUTS, max_seqs, max_seqs, pages, pages)
 
     # --- steps ----------------------------------------------------------------------------------------------
     def prepare(self, chunks: Iterable[Any]) -> None:
         """Tells which targets a step has before it runs: the `sequence` of each chunk, in their order."""
-        for target in [target for target in self._places if target.is_finished]:
-            self._free.append(self._places.pop(target).index)
-        self._targets = [chunk.sequence for chunk in chunks]
-        for row, target in enumerate(self._targets):
-            if target not in self._places:
-                self._places[target] = _Place(self._free.pop())
-            self._point(self.step, row, target)
+        self._sources = [chunk.sequence.source for chunk in chunks]
+        self._places.deal(self._sources)
+        for row, source in enumerate(self._sources):
+            self._point(self.step, row, source)
 
-    def run(self) -> bool:
-        """Encode the sources that are new, and run the step; False where `cancel` stopped it."""
-        new = [target for target in self._targets if not self._places[target].is_encoded]
+    def run(self, deadline_s: float = math.inf) -> bool:
+        """Encode the sources that are new, and run the step; False where it was stopped, as in Decoder."""
+        new = [source for source in dict.fromkeys(self._sources) if not self._places[source].is_encoded]
         for batch in self._batches(new):
-            if not self._encode(batch):
+            if not self._encode(batch, deadline_s):
                 return False
-        return self.program.core.run(self.step)
+        return self.program.core.run(self.step, deadline_s)
 
     def cancel(self) -> None:
         """From any thread: the running step, and later ones until `clear_cancel`, end between two layers."""
@@ -206,28 +199,28 @@ class Seq2Seq(OutputRows):
             self._cache.copy_page(source, target)
 
     # --- sources --------------------------------------------------------------------------------------------
-    def _batches(self, targets: list[Target]) -> Iterator[list[Target]]:
+    def _batches(self, sources: list[Source]) -> Iterator[list[Source]]:
         """Sources that the encoder takes in one step."""
-        batch: list[Target] = []
+        batch: list[Source] = []
         n_tokens = 0
-        for target in targets:
-            if batch and n_tokens + len(target.source_ids) > self.source_step.max_tokens:
+        for source in sources:
+            if batch and n_tokens + len(source.token_ids) > self.source_step.max_tokens:
                 yield batch
                 batch, n_tokens = [], 0
-            batch.append(target)
-            n_tokens += len(target.source_ids)
+            batch.append(source)
+            n_tokens += len(source.token_ids)
         if batch:
             yield batch
 
-    def _encode(self, batch: list[Target]) -> bool:
+    def _encode(self, batch: list[Source], deadline_s: float) -> bool:
         """One step of whole sources; False where it was stopped."""
         step, views = self.source_step, self.source_step.memoryviews()
         tables = views["block_tables"].cast("B").cast("i")
         n_tokens = n_pages = 0
-        for row, target in enumerate(batch):
-            start, n_tokens = n_tokens, n_tokens + len(target.source_ids)
+        for row, source in enumerate(batch):
+            start, n_tokens = n_tokens, n_tokens + len(source.token_ids)
             length = n_tokens - start
-            views["token_ids"][start:n_tokens] = target.source_ids
+            views["token_ids"][start:n_tokens] = source.token_ids
             views["positions"][start:n_tokens] = array("i", range(length))
             views["token_seqs"][start:n_tokens] = array("i", [row]) * length
             views["seq_starts"][row] = start
@@ -235,23 +228,23 @@ class Seq2Seq(OutputRows):
             for page in range(-(-length // _core.PAGE_POSITIONS)):
                 tables[row * self._pages_each + page] = n_pages
                 n_pages += 1
-            self._point(step, row, target)
+            self._point(step, row, source)
         views["seq_starts"][len(batch)] = n_tokens
         step.n_tokens, step.n_seqs, step.n_outputs = n_tokens, len(batch), 0
-        if not self.encoder.core.run(step):
+        if not self.encoder.core.run(step, deadline_s):
             return False
-        for target in batch:
-            self._places[target].is_encoded = True
+        for source in batch:
+            self._places[source].is_encoded = True
         return True
 
-    def _point(self, step: _core.Step, row: int, target: Target) -> None:
+    def _point(self, step: _core.Step, row: int, source: Source) -> None:
         """Leads sequence `row` of a step to the keys and values of its source."""
         views, each, first = (
             step.memoryviews(),
             self._pages_each,
-            self._places[target].index * self._pages_each,
+            self._places[source].index * self._pages_each,
         )
-        views["cross_lens"][row] = len(target.source_ids)
+        views["cross_lens"][row] = len(source.token_ids)
         tables = views["cross_tables"].cast("B").cast("i")
         tables[row * each : (row + 1) * each] = array("i", range(first, first + each))
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from lanner import _core
+from lanner.generation import Generation
 from lanner.llm import Model
+from lanner.logit_rules import LogitRules
 from lanner.prompts import PromptReader, is_list_of_prompts
-from lanner.sampling import SamplingParams, merged, uniform
+from lanner.sampling import SamplingParams, merged
 from lanner.seq2seq import Seq2Seq
-from lanner.sequence import Generation
+from lanner.sources import Source
 
 if TYPE_CHECKING:
-    from queue import SimpleQueue
-
     from typing_extensions import Unpack
 
     from lanner.checkpoint import Checkpoint
+    from lanner.generation import TextDecoder
     from lanner.prompts import TokenIds
     from lanner.result import Chunk, FinishReason
     from lanner.sampling import SamplingOptions
-    from lanner.sequence import TextDecoder
     from lanner.target_rules import TargetRules
     from lanner.tokenizer import Tokenizer
 
@@ -51,32 +50,41 @@ class Translation(Generation):
     """A target that is generated for a source: `n_prompt` counts the tokens of the source.
 
     Args:
-        source_ids: at least one token.
+        source: what it is generated for; the targets of one prompt share it.
         rules: how targets of this model begin and end.
         params: how tokens are chosen and where it ends; max_tokens within the context.
-        end_ids, decoder, on_chunk: as for Generation.
+        end_ids, decoder, logit_rules, index, on_chunk: as for Generation.
     """
+
+    shares_pages = False  # the same tokens mean something else for another source
 
     def __init__(
         self,
-        source_ids: Iterable[int],
+        source: Source,
         rules: TargetRules,
         params: SamplingParams,
         *,
         end_ids: frozenset[int],
         decoder: TextDecoder,
+        logit_rules: LogitRules | None = None,
+        index: int = 0,
         on_chunk: Callable[[Chunk | None], None] | None = None,
     ) -> None:
-        self.source_ids = array("i", source_ids)
+        self.source = source
+        source.serve(self)
         self._forced_last_id = rules.forced_last_id if params.max_tokens else None
         if self._forced_last_id is not None:
             params = replace(params, max_tokens=params.max_tokens - 1)
-        super().__init__([rules.start_id], params, end_ids=end_ids, decoder=decoder, on_chunk=on_chunk)
-        self.n_prompt = len(self.source_ids)
-
-    def uniform(self, position: int) -> float:
-        """See Sequence."""
-        return uniform(self.seed, 0, position)
+        super().__init__(
+            [rules.start_id],
+            params,
+            end_ids=end_ids,
+            decoder=decoder,
+            rules=logit_rules,
+            index=index,
+            on_chunk=on_chunk,
+        )
+        self.n_prompt = len(source.token_ids)
 
     def finish(self, reason: FinishReason, token: int | None = None, text: str = "") -> None:
         """See Generation; the end that the model's makers want behind max_tokens is one of its tokens."""
@@ -117,35 +125,53 @@ class Translator(Model):
             return []
         many = is_list_of_prompts(texts)
         named = [(f"texts[{i}]", each) for i, each in enumerate(texts)] if many else [("texts", texts)]
-        translations = [self._generation("translate", name, each, params) for name, each in named]
-        self._run("translate", translations)
-        results = [str(each.result) for each in translations]
+        targets = [self._generations("translate", name, each, params) for name, each in named]
+        results = [str(result) for result in self._results("translate", targets)]
         return results if many else results[0]
 
-    def _generation(
+    def _generations(
         self,
         where: str,
         name: str,
         prompt: str | TokenIds,
         params: SamplingParams,
-        chunks: SimpleQueue[Chunk | None] | None = None,
-    ) -> Translation:
+        *,
+        is_answer: bool = False,
+        on_chunk: Callable[[Chunk | None], None] | None = None,
+    ) -> list[Generation]:
         ids = self._prompts.ids(where, name, prompt)
-        self._targets.check_ids(where, "stop_token_ids", params.stop_ids)
+        self._targets.check_params(where, params)
+        if params.prompt_logprobs is not None:
+            raise ValueError(
+                f"{where}: prompt_logprobs is {params.prompt_logprobs}, an encoder-decoder has none"
+            )
         own_ends = self._rules.end_ids or self.tokenizer.eos_ids
-        return Translation(
-            ids,
-            self._rules,
-            replace(params, max_tokens=min(params.max_tokens, self._info.context)),
-            end_ids=(frozenset() if params.ignore_eos else own_ends).union(params.stop_ids),
-            decoder=self.tokenizer.stream(),
-            on_chunk=chunks.put if chunks else None,
-        )
+        end_ids = (frozenset() if params.ignore_eos else own_ends).union(params.stop_ids)
+        params = self._settled(params, self._info.context)
+        source = Source(ids)
+        generations: list[Generation] = []
+        for index in range(params.n):
+            rules = LogitRules(params, self.tokenizer, [self._rules.start_id], end_ids)
+            generations.append(
+                Translation(
+                    source,
+                    self._rules,
+                    params,
+                    end_ids=end_ids,
+                    decoder=self.tokenizer.stream(),
+                    logit_rules=rules if rules.is_needed else None,
+                    index=index,
+                    on_chunk=on_chunk,
+                )
+            )
+        return generations
 
     # --- what only other models have ------------------------------------------------------------------------
     chat = _refused("chat")
     stream_chat = _refused("stream_chat")
     logits = _refused("logits")
     perplexity = _refused("perplexity")
+    score = _refused("score")
+    choose = _refused("choose")
     embed = _refused("embed")
     classify = _refused("classify")

@@ -69,7 +69,8 @@ def found(
         if ban:
             rows[:, BANNED] = -np.inf
         order = np.argsort(-rows, axis=1, kind="stable")[:, : scores.n_candidates]
-        beams = scores.advance(order.astype(np.int32), np.take_along_axis(rows, order, 1))
+        values = np.take_along_axis(rows, order, 1)
+        beams = scores.advance(list(zip(order.tolist(), values.tolist(), strict=True)))
         live = [(*live[beam.parent], beam.token) for beam in beams]
     return [list(each.tokens) for each in scores.hypotheses], [each.score for each in scores.hypotheses]
 

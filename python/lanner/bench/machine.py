@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lanner import _core
-from lanner._machine import last_level_cache_bytes, memory_bytes
+from lanner._machine import last_level_cache_bytes
+from lanner._memory import available_bytes
 from lanner._threads import read_text
 from lanner.bench.cases import Limit
 
@@ -45,7 +46,7 @@ class Limits:
     def __init__(self, n_threads: int, *, quick: bool = False) -> None:
         self.n_threads = n_threads
         self.probes: dict[Limit, list[float]] = {"read": [], "copy": [], "fma": []}
-        _, available = memory_bytes() or (0, 1 << 30)
+        available = available_bytes() or 1 << 30
         # Eight times the last cache, so that at most an eighth is found there; 256 MiB do where a virtual
         # machine names a cache that it shares.
         wanted = min(max(8 * last_level_cache_bytes(), 64 << 20), 256 << 20)

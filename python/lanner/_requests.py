@@ -1,0 +1,142 @@
+"""How the calls of a model reach its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from lanner.generation import Generation
+from lanner.handle import AsyncTokenStream, TokenStream, finished_result
+from lanner.logit_rules import LogitRules
+from lanner.sampling import draw_seed
+
+if TYPE_CHECKING:
+    from lanner.engine import Engine
+    from lanner.info import ModelInfo
+    from lanner.prompts import PromptReader, TokenIds
+    from lanner.result import Chunk
+    from lanner.sampling import SamplingParams
+    from lanner.sequence import Sequence as TokenSequence
+    from lanner.tokenizer import Tokenizer
+
+
+class Requests:
+    """Part of `Model`. Errors begin with the call `where` and the argument `name`."""
+
+    tokenizer: Tokenizer
+    _engine: Engine | None
+    _info: ModelInfo
+    _prompts: PromptReader
+
+    def _generations(
+        self,
+        where: str,
+        name: str,
+        prompt: str | TokenIds,
+        params: SamplingParams,
+        *,
+        is_answer: bool = False,
+        on_chunk: Callable[[Chunk | None], None] | None = None,
+    ) -> list[Generation]:
+        """The n samples of a prompt; the others follow the first, which computes what they have in common.
+
+        What continues a prompt keeps the space between them; an answer begins without one.
+        """
+        ids = self._prompts.ids_to_continue(where, name, prompt)
+        self._prompts.check_params(where, params)
+        own_ends = frozenset() if params.ignore_eos else self.tokenizer.eos_ids
+        end_ids = own_ends.union(params.stop_ids)
+        params = self._settled(params, self._info.context - len(ids))
+        generations: list[Generation] = []
+        for index in range(params.n):
+            rules = LogitRules(params, self.tokenizer, ids, end_ids)
+            generation = Generation(
+                ids,
+                params,
+                end_ids=end_ids,
+                decoder=self.tokenizer.stream(continues=not is_answer),
+                rules=rules if rules.is_needed else None,
+                index=index,
+                on_chunk=on_chunk,
+            )
+            generation.leader = generations[0] if index else None
+            generations.append(generation)
+        return generations
+
+    @staticmethod
+    def _settled(params: SamplingParams, n_left: int) -> SamplingParams:
+        """What the n samples of a prompt have in common: the room that is left, and one seed."""
+        seed = draw_seed() if params.seed is None else params.seed
+        return replace(params, max_tokens=min(params.max_tokens, n_left), seed=seed)
+
+    def _stream(
+        self,
+        where: str,
+        name: str,
+        prompt: str | TokenIds,
+        params: SamplingParams,
+        *,
+        is_answer: bool = False,
+    ) -> TokenStream:
+        chunks: SimpleQueue[Chunk | None] = SimpleQueue()
+        generation = self._one(where, name, prompt, params, is_answer, chunks.put)
+        self._submit(where, [generation])
+        return TokenStream(generation, chunks, self._cancel)
+
+    def _astream(
+        self, where: str, name: str, prompt: str | TokenIds, params: SamplingParams
+    ) -> AsyncTokenStream:
+        stream = AsyncTokenStream(self._cancel)
+        generation = self._one(where, name, prompt, params, False, stream.put)
+        stream.follow(generation)
+        self._submit(where, [generation])
+        return stream
+
+    def _one(
+        self,
+        where: str,
+        name: str,
+        prompt: str | TokenIds,
+        params: SamplingParams,
+        is_answer: bool,
+        on_chunk: Callable[[Chunk | None], None],
+    ) -> Generation:
+        if params.n > 1 or params.num_beams > 1:
+            raise ValueError(
+                f"{where}: n is {params.n} and num_beams is {params.num_beams}, wanted 1: a stream has one"
+            )
+        return self._generations(where, name, prompt, params, is_answer=is_answer, on_chunk=on_chunk)[0]
+
+    def _results(self, where: str, samples: Sequence[list[Generation]]) -> list[Any]:
+        """Runs the samples of every prompt; the result of each, or all n in a list where n is above 1."""
+        self._run(where, [each for generations in samples for each in generations])
+        results = [[finished_result(each) for each in generations] for generations in samples]
+        return [each if len(each) > 1 else each[0] for each in results]
+
+    def _submit(self, where: str, sequences: Sequence[TokenSequence]) -> None:
+        engine = self._engine
+        if engine is None:
+            raise RuntimeError(f"{where}: the model is closed")
+        for sequence in sequences:
+            if isinstance(sequence, Generation) and sequence.needs_no_step:
+                sequence.finish("length")
+        engine.submit(sequence for sequence in sequences if not sequence.is_finished)
+
+    def _run(self, where: str, sequences: Sequence[TokenSequence]) -> None:
+        """Waits until all have ended; an error or Ctrl-C in the meantime ends all. Raises what went wrong."""
+        try:
+            self._submit(where, sequences)
+            for sequence in sequences:
+                sequence.wait()
+                if sequence.error is not None:
+                    raise sequence.error
+        except BaseException:
+            for sequence in sequences:
+                self._cancel(sequence)
+            raise
+
+    def _cancel(self, sequence: TokenSequence) -> None:
+        if (engine := self._engine) is not None:
+            engine.cancel(sequence)
