@@ -153,7 +153,16 @@ void bind_program(py::module_& m) {
       .def_property_readonly("arena_bytes", &Program::arena_bytes)
       .def("__len__", [](const PyProgram& p) { return p.instructions().size(); });
 
-  m.def("set_all_threads", [](bool always) { Pool::get().limit().set_fixed(always); }, py::arg("always"));
+  py::class_<ThreadLimit>(m, "ThreadLimit")
+      .def(py::init())
+      .def("most", &ThreadLimit::most, py::arg("n_threads"), py::arg("now_s"))
+      .def(
+          "note",
+          [](ThreadLimit& limit, int n_wanted, int n_came, double wall_s, double lost_s, double now_s) {
+            limit.note({n_wanted, n_came, wall_s, lost_s}, now_s);
+          },
+          py::arg("n_wanted"), py::arg("n_came"), py::arg("wall_s"), py::arg("lost_s"), py::arg("now_s"));
+  m.def("set_all_threads", [](bool always) { Program::all_threads_always = always; }, py::arg("always"));
   m.attr("REPLICATED_ROWS") = kReplicatedRows;
 
   py::module_ ops =

@@ -17,10 +17,12 @@ namespace lanner {
 
 inline constexpr int kMaxThreads = 255;  // more than share a memory bus; the door counts to 32767
 
-// All n threads arrive before any leaves. The last to arrive runs at_last(), and everything that it wrote is
-// seen by all when they leave.
+// All n threads, worker 0 .. n-1, arrive before any leaves. The last to arrive runs at_last(), and everything
+// that it wrote is seen by all when they leave.
 class Barrier {
  public:
+  explicit Barrier(int most_threads) : processors_(new Processor[static_cast<size_t>(most_threads)]) {}
+
   // For n threads from now on. Forgets who has arrived and slept, in a child after fork, where the threads
   // that would follow do not exist. Only while no thread is inside.
   void reset(int n) {
@@ -31,8 +33,11 @@ class Barrier {
   }
 
   template <class AtLast>
-  void wait(AtLast at_last) {
+  void wait(int worker, AtLast at_last) {
     const uint32_t round = passed_.count();
+    const int processor = current_processor();
+    std::atomic<int>& known = processors_[worker].last;
+    if (known.load(std::memory_order_relaxed) != processor) known.store(processor, std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == n_ - 1) {
       at_last();
       arrived_.store(0, std::memory_order_relaxed);
@@ -40,24 +45,36 @@ class Barrier {
       return;
     }
     const auto passed = [&] { return passed_.count() != round; };
-    if (spin_until(passed, kSpin_s)) return;
-    const double start_s = monotonic_s() - kSpin_s;
+    if (spin_until(passed, kSpin_s, [&] { return shares(worker, processor); })) return;
+    const double start_s = monotonic_s();
     passed_.wait(passed, 0);
     lost_ns_.fetch_add(static_cast<int64_t>(1e9 * (monotonic_s() - start_s)), std::memory_order_relaxed);
   }
-  void wait() {
-    wait([] {});
+  void wait(int worker) {
+    wait(worker, [] {});
   }
 
-  // Time since reset() that threads waited for longer than a partner that runs would have needed, the sum
-  // over the threads.
+  // Time since reset() that threads slept, the sum over the threads.
   double lost_s() const { return 1e-9 * static_cast<double>(lost_ns_.load(std::memory_order_relaxed)); }
 
  private:
   // Longer than phases are uneven: a partner that is running arrives within microseconds.
   static constexpr double kSpin_s = 50e-6;
 
+  struct alignas(64) Processor {
+    std::atomic<int> last{-1};
+  };
+
+  // Whether another thread was last seen on this processor: then it cannot run before this one sleeps.
+  bool shares(int worker, int processor) const {
+    for (int i = 0; i < n_; ++i)
+      if (i != worker && processor >= 0 && processors_[i].last.load(std::memory_order_relaxed) == processor)
+        return true;
+    return false;
+  }
+
   int n_ = 1;
+  const std::unique_ptr<Processor[]> processors_;  // by worker, where it arrived last
   alignas(64) std::atomic<int> arrived_{0};
   Signal passed_;
   alignas(64) std::atomic<int64_t> lost_ns_{0};

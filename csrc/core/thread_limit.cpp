@@ -34,19 +34,17 @@ int n_processors() {
 
 int ThreadLimit::most(int n_threads, double now_s) {
   std::lock_guard lock(mutex_);
-  if (is_fixed()) return n_threads;
   if (most_ < n_threads && now_s >= retry_at_s_) {
     ++most_;
     raised_at_s_ = now_s, retry_at_s_ = now_s + retry_in_s_;
     wall_s_ = lost_s_ = 0;
   }
-  return std::min({n_threads, most_, n_processors()});
+  return std::min(n_threads, most_);
 }
 
 void ThreadLimit::note(const StepTimes& step, double now_s) {
-  if (step.n_wanted < 2) return;
   std::lock_guard lock(mutex_);
-  if (is_fixed() || step.n_wanted > most_) return;
+  if (step.n_wanted > most_) return;
   wall_s_ += step.wall_s;
   // A thread that did not come cost little, but brought nothing either.
   lost_s_ += step.lost_s + step.wall_s * (step.n_wanted - step.n_came) / step.n_wanted;
@@ -61,13 +59,6 @@ void ThreadLimit::lower(int n_threads, double now_s) {
   retry_in_s_ = was_in_vain ? std::min(2 * retry_in_s_, kLastRetry_s) : kFirstRetry_s;
   retry_at_s_ = now_s + retry_in_s_;
   most_ = n_threads;
-  wall_s_ = lost_s_ = 0;
-}
-
-void ThreadLimit::set_fixed(bool fixed) {
-  std::lock_guard lock(mutex_);
-  is_fixed_ = fixed;
-  most_ = std::numeric_limits<int>::max();
   wall_s_ = lost_s_ = 0;
 }
 

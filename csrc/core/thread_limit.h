@@ -5,7 +5,6 @@
 // where waiting costs more than a thread brings, and from time to time one more is tried again.
 #pragma once
 
-#include <atomic>
 #include <limits>
 #include <mutex>
 
@@ -20,20 +19,15 @@ class ThreadLimit {
     double wall_s, lost_s;
   };
 
-  // Threads for a step that may have n_threads: no more than processors, or than were worth it of late.
+  // Threads for a step that may have n_threads: no more than were worth it of late.
   int most(int n_threads, double now_s);
 
   void note(const StepTimes& step, double now_s);
-
-  // For tests and measurements: every step waits for all its threads, however busy the machine is.
-  void set_fixed(bool fixed);
-  bool is_fixed() const { return is_fixed_.load(std::memory_order_relaxed); }
 
  private:
   void lower(int n_threads, double now_s);
 
   std::mutex mutex_;
-  std::atomic<bool> is_fixed_{false};
   int most_ = std::numeric_limits<int>::max();
   double wall_s_ = 0, lost_s_ = 0;  // of late, with `most_` threads
   double raised_at_s_ = 0, retry_at_s_ = 0, retry_in_s_ = 0;

@@ -14,6 +14,7 @@
 
 #ifdef __linux__
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -36,9 +37,18 @@ inline double monotonic_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// True once done() is; false when that took longer than `most_s`.
-template <class Done>
-bool spin_until(Done done, double most_s) {
+// Where the calling thread runs, a few nanoseconds; -1 where the system does not tell.
+inline int current_processor() {
+#ifdef __linux__
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// True once done() is; false when that took longer than `most_s`, or when in_vain() is true.
+template <class Done, class InVain>
+bool spin_until(Done done, double most_s, InVain in_vain) {
   double end = 0;
   for (;;) {
     for (int i = 0; i < 64; ++i) {  // a look at the clock costs as much as a pause
@@ -47,8 +57,12 @@ bool spin_until(Done done, double most_s) {
     }
     const double now = monotonic_s();
     if (end == 0) end = now + most_s;
-    if (now > end) return done();
+    if (now > end || in_vain()) return done();
   }
+}
+template <class Done>
+bool spin_until(Done done, double most_s) {
+  return spin_until(done, most_s, [] { return false; });
 }
 
 // Sleeps until someone calls wake() on the word, or not at all if it does not hold `value`. May return early.

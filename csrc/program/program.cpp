@@ -38,7 +38,8 @@ int checked_threads(int n_threads) {
 Program::Program(size_t arena_bytes, int n_threads, int32_t max_tokens, int32_t max_outputs)
     : n_threads_(checked_threads(n_threads)),
       arena_(arena_bytes),
-      scratch_(kScratchBytes * static_cast<size_t>(n_threads)) {
+      scratch_(kScratchBytes * static_cast<size_t>(n_threads)),
+      barrier_(n_threads) {
   check(max_tokens >= 1 && max_outputs >= 1, "Program: max_tokens and max_outputs are ", max_tokens, " and ",
         max_outputs, ", wanted at least 1");
   limits_.max_tokens = max_tokens;
@@ -143,15 +144,16 @@ bool Program::run(const Step& step, double deadline_s) {
 // As many threads as are worth it now; no bit of the result depends on how many.
 void Program::run_threads(const Step& step) {
   Pool& pool = Pool::get();
-  const double asked_s = monotonic_s();
-  const int n_wanted = pool.limit().most(n_threads_, asked_s);
-  double begun_s = asked_s;
+  const bool all = all_threads_always.load(std::memory_order_relaxed);
+  double begun_s = monotonic_s();
+  const int n_wanted = all ? n_threads_ : pool.limit().most(std::min(n_threads_, n_processors()), begun_s);
   const auto begin = [&](int n) {
     begun_s = monotonic_s();
     barrier_.reset(n_members_ = n);
   };
-  const double patience_s = pool.limit().is_fixed() ? kForever : patience(step);
-  pool.gather(n_wanted, patience_s, begin, [this, &step](int id) { run_worker(step, id); });
+  pool.gather(n_wanted, all ? kForever : patience(step), begin,
+              [this, &step](int id) { run_worker(step, id); });
+  if (n_wanted == 1 || all) return;
   const double end_s = monotonic_s(), lost_s = barrier_.lost_s() / std::max(1, n_members_ - 1);
   pool.limit().note({n_wanted, n_members_, end_s - begun_s, lost_s}, end_s);
 }
@@ -171,7 +173,7 @@ void Program::run_worker(const Step& step, int id) {
     run_shared(phases_[p], step, worker);
     run_units(phases_[p], static_cast<int>(p), step, worker);
     // One thread decides for all, so that none waits at the next barrier for one that left.
-    barrier_.wait([this] { stopped_ = must_stop(); });
+    barrier_.wait(id, [this] { stopped_ = must_stop(); });
     if (stopped_) return;
   }
 }
@@ -194,7 +196,7 @@ void Program::run_shared(const Phase& phase, const Step& step, const Worker& wor
     const int end = replicated ? static_cast<int>(n) : static_cast<int>(n * (worker.id + 1) / n_members_);
     run_one(i, step, worker, begin, end);
   }
-  if (!replicated) barrier_.wait();
+  if (!replicated) barrier_.wait(worker.id);
 }
 
 void Program::run_units(const Phase& phase, int index, const Step& step, const Worker& worker) {

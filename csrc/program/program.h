@@ -75,6 +75,9 @@ class Program {
   // Times of steps, for those who enable it.
   Profiler& profiler() { return profiler_; }
 
+  // For tests and measurements: steps wait for all of their threads, however busy or small the machine is.
+  static inline std::atomic<bool> all_threads_always{false};
+
   const StepLimits& limits() const { return limits_; }
   std::byte* arena() const { return arena_.data(); }
   size_t arena_bytes() const { return arena_.n_bytes(); }
