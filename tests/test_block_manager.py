@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from array import array
 
 import pytest
@@ -221,14 +223,31 @@ def test_a_page_that_holds_nothing_yet_is_not_copied():
     assert manager.take_copies() == []
 
 
-def test_a_prefix_may_be_as_long_as_a_book():
-    """A chain of 100,000 pages ends without a stack of as many frames."""
-    n = 100_000 * PAGE
-    manager = BlockManager([(100_000, 100_000, 0)])
-    prompt = array("i", bytes(4 * n))
-    finish(manager, prompt)
-    assert hit(manager, prompt) == n
-    del manager
+LONG_PREFIX = """
+import threading
+from array import array
+from lanner._blocks import BlockManager
+
+def run():
+    tokens, manager = array("i", bytes(4 * 32 * 20000)), BlockManager([(20000, 20000, 0)])
+    table = manager.table()
+    assert manager.reserve(table, 0, len(tokens))
+    manager.commit(table, tokens, len(tokens))
+    manager.release(table)
+    matched.append(manager.match(table, tokens, len(tokens)))
+
+matched = []
+threading.stack_size(256 * 1024)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+assert matched == [32 * 20000]
+"""
+
+
+def test_a_long_prefix_ends_on_a_small_stack():
+    """What 20,000 pages continue each other is not freed by as many calls within calls."""
+    subprocess.run([sys.executable, "-c", LONG_PREFIX], check=True, timeout=100)
 
 
 def test_block_manager_refuses():
