@@ -58,6 +58,30 @@ def test_logits_are_those_of_float64(tiny: TinySeq2Seq, tmp_path: Path) -> None:
         assert np.abs(given - wanted).max() <= MAX_RELATIVE_ERROR * np.abs(wanted).max()
 
 
+def test_forbidden_ids_have_their_share_of_the_probability(tmp_path: Path) -> None:
+    """log p of the others is that of all logits of the model, though the forbidden ones are never given."""
+    model, reference = open_model(MARIAN.write(tmp_path)), Reference(MARIAN)
+    ids = RNG.integers(2, 60, 6).tolist()
+    logits = reference.logits(SOURCES[1], ids)
+    forbidden = sorted(model.rules.forbidden_ids)
+    assert forbidden and model.rules.forbidden_ids < set(range(MARIAN.vocab))
+    wanted = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    target_logits(model, [Target(SOURCES[1])], [ids])
+    error = 4 * MAX_RELATIVE_ERROR * np.abs(logits).max()  # of a logit, its maximum and the sum
+    chosen = np.array(model.sampled(6), np.int32)
+    given, top_ids, top = model.logprobs(2, chosen[2:], 3)
+    assert np.abs(given - wanted[np.arange(2, 6), chosen[2:]]).max() <= error
+    assert np.abs(top - np.take_along_axis(wanted[2:], top_ids, 1)).max() <= error
+    wanted[:, forbidden] = -np.inf
+    for row in range(6):
+        found, values = model.candidates(row, None, MARIAN.vocab)
+        n = MARIAN.vocab - len(forbidden)
+        assert np.abs(np.array(values[:n]) - wanted[row, found[:n]]).max() <= error
+        assert sorted(found[n:]) == forbidden and set(values[n:]) == {-np.inf}
+    # Nothing of it changes what the step left.
+    assert np.all(model.logits(6)[:, forbidden] == -np.inf)
+
+
 def test_logits_have_the_same_bits_in_any_company(tiny: TinySeq2Seq, tmp_path: Path) -> None:
     model = open_model(tiny.write(tmp_path))
     ids = [RNG.integers(2, 60, 5).tolist() for _ in SOURCES]

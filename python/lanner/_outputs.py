@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from lanner import _core
@@ -27,6 +28,8 @@ class OutputRows:
     n_threads: int
     _logits: Value
     _sampled: Value
+    _forbidden: Value | None = None  # of an encoder-decoder whose makers forbid ids
+    _forbidden_ids: tuple[int, ...] = ()
     _row: _core.LogitsRow | None = None
 
     def logits(self, n_outputs: int) -> Floats:
@@ -36,6 +39,13 @@ class OutputRows:
     def sampled(self, n_outputs: int) -> list[int]:
         """Ids that the last step chose, one for every output."""
         return self.program.ids(self._sampled, n_outputs)
+
+    def forbidden_logits(self, n_outputs: int) -> Floats | None:
+        """(R, n) float32: what the model gave n ids that are never generated; None where there are none.
+
+        In `logits` they have -inf. Their probability is part of the model's all the same.
+        """
+        return None if self._forbidden is None else self.program.array(self._forbidden, n_outputs)
 
     def choose(self, row: int, rules: LogitRules | None, sampling: tuple[float, ...], uniform: float) -> int:
         """The id that a row gets by `rules` and `sampling`, as SamplingParams.row has it; -1 where no logit
@@ -61,7 +71,7 @@ class OutputRows:
         probabilities is not restored.
         """
         made = self._copy(row)
-        made.log_softmax()
+        self._log_softmax(made, row)
         if rules is not None:
             rules.apply(made)
         return made.top(k)
@@ -73,8 +83,26 @@ class OutputRows:
             float32 (n,) of the ids; int32 (n, k) the likeliest ids of each row, likeliest first, the lower id
             first on ties; float32 (n, k) of these. k is at most vocab_size.
         """
-        buffer = self._buffer(first_row + len(ids))
-        return _core.log_probs(buffer, first_row, ids, k, self.n_threads)
+        end = first_row + len(ids)
+        of_ids, top_ids, top = _core.log_probs(self._buffer(end), first_row, ids, k, self.n_threads)
+        forbidden = self.forbidden_logits(end)
+        if forbidden is not None:
+            import numpy as np
+
+            sums = self.logits(end)[np.arange(first_row, end), ids] - of_ids
+            lost = np.logaddexp.reduce(np.c_[np.zeros_like(sums), forbidden[first_row:] - sums[:, None]], 1)
+            of_ids, top = of_ids - lost, top - lost[:, None]
+        return of_ids, top_ids, top
+
+    def _log_softmax(self, made: _core.LogitsRow, row: int) -> None:
+        forbidden = self.forbidden_logits(row + 1)
+        if forbidden is None:
+            made.log_softmax()
+        else:
+            ids = list(self._forbidden_ids)
+            made.array[ids] = forbidden[row]
+            made.log_softmax()
+            made.array[ids] = -math.inf
 
     def _copy(self, row: int) -> _core.LogitsRow:
         buffer = self._buffer(row + 1)

@@ -153,7 +153,7 @@ class Seq2Seq(OutputRows):
         made = emit(module, self.config, loaded, self.kv_dtype, n_pages, n_source_pages)
         self._cache = made.cache
         self._hidden, self._logits, self._sampled = made.hidden, made.logits, made.sampled
-        self._forbidden = made.forbidden
+        self._forbidden, self._forbidden_ids = made.forbidden, tuple(sorted(self.rules.forbidden_ids))
         self.encoder = Program(made.source, [made.hidden], self.n_threads, source_tokens, 1)
         self.source_step = _core.Step(source_tokens, max_seqs, 1, pages, pages)
         self.program = Program(made.target, made.kept, self.n_threads, MAX_OUTPUTS, max_seqs)
@@ -184,10 +184,6 @@ class Seq2Seq(OutputRows):
         """Let steps run again."""
         self.encoder.core.clear_cancel()
         self.program.core.clear_cancel()
-
-    def forbidden_logits(self, n_outputs: int) -> npt.NDArray[np.float32] | None:
-        """(R, n) float32: what the model gave the n forbidden ids, ascending; None where there are none."""
-        return None if self._forbidden is None else self.program.array(self._forbidden, n_outputs)
 
     def hidden(self, n_tokens: int) -> npt.NDArray[np.float32]:
         """(T, hidden_size) float32: the encoder's last output, a view that its next step overwrites."""
