@@ -219,6 +219,7 @@ def test_stream_equals_decode_for_every_prefix(ids: list[int], skip_special: boo
         prefix = "".join(rest.push(i) for i in ids[:n])
         assert prefix == text
         assert prefix + rest.flush() == TINY.decode(ids[:n], skip_special)
+        assert text + stream.fork().flush() == TINY.decode(ids[:n], skip_special)
     assert text + stream.flush() == TINY.decode(ids, skip_special)
     assert stream.flush() == ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,12 @@ class WordStream(StreamDecoder):
         new = whole[len(self._given) :]
         self._given = whole
         return new
+
+    def fork(self) -> WordStream:
+        """See StreamDecoder."""
+        made = copy(self)
+        made._ids = self._ids.copy()
+        return made
 
     def flush(self) -> str:
         """What is left. The decoder starts anew."""

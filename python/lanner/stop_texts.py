@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 
 class StopTexts:
     """Finds the first of some texts in a text that comes in pieces, and lets nothing of it pass.
@@ -25,6 +27,10 @@ class StopTexts:
         n_held = max(_overlap(text, stop) for stop in self._texts)
         self._held = text[len(text) - n_held :]
         return text[: len(text) - n_held], False
+
+    def fork(self) -> StopTexts:
+        """The same for another text that goes on from here."""
+        return copy(self)
 
     def flush(self) -> str:
         """What was held back."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -181,6 +182,13 @@ class StreamDecoder:
             raw = self._vocabulary.decode((id,), self._skip_special, True)
             self._at_start = False
         return self._decoder.decode(raw)
+
+    def fork(self) -> StreamDecoder:
+        """The same for other ids that go on from here."""
+        made = copy(self)
+        made._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        made._decoder.setstate(self._decoder.getstate())
+        return made
 
     def flush(self) -> str:
         """What is left: U+FFFD for a character that never became whole. The decoder starts anew."""
