@@ -188,6 +188,11 @@ class FakeDecoder:
         ranked = np.take_along_axis(rows, top, axis=1)
         return of_tokens.astype(np.float32), top.astype(np.int32), ranked.astype(np.float32)
 
+    def candidates(self, row: int, rules: None, k: int) -> tuple[list[int], list[float]]:
+        assert rules is None
+        _, ids, logs = self.logprobs(row, [0], k)
+        return ids[0].tolist(), logs[0].tolist()
+
 
 def fake_model(**options: object) -> tuple[Model, FakeDecoder]:
     """A model with a decoder of these options behind it."""

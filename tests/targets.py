@@ -30,6 +30,9 @@ class IdTokenizer:
     def flush(self) -> str:
         return ""
 
+    def fork(self) -> IdTokenizer:
+        return self
+
 
 class Target:
     """One sequence of a step. Its pages are dealt as the engine does it."""

@@ -75,7 +75,7 @@ WORD = st.integers(0, 2**64 - 1)
         ("deadline_ms", 0, "a number above 0, or None"),
         ("deadline_ms", math.inf, "a number above 0, or None"),
         ("num_beams", 0, "a whole number of at least 1"),
-        ("length_penalty", math.inf, "a finite number"),
+        ("length_penalty", 5.5, "a number from -5 to 5"),
         ("early_stopping", "never", "True or False"),
     ],
 )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from lanner.beams import BeamSearch
 from lanner.generation import Generation
 from lanner.handle import AsyncTokenStream, TokenStream, finished_result
 from lanner.logit_rules import LogitRules
@@ -63,6 +64,15 @@ class Requests:
             )
             generation.leader = generations[0] if index else None
             generations.append(generation)
+        if params.num_beams > 1:
+            BeamSearch(
+                generations,
+                params,
+                end_ids=end_ids,
+                decoder=self.tokenizer.stream(continues=not is_answer),
+                rules=rules if rules.is_needed else None,
+                vocab_size=self._info.vocab_size,
+            )
         return generations
 
     @staticmethod
@@ -122,7 +132,9 @@ class Requests:
         for sequence in sequences:
             if isinstance(sequence, Generation) and sequence.needs_no_step:
                 sequence.finish("length")
-        engine.submit(sequence for sequence in sequences if not sequence.is_finished)
+        # Of a request its first sequence, which makes the others.
+        wanted = [sequence for sequence in sequences if not sequence.is_finished]
+        engine.submit(dict.fromkeys(each if each.request is None else each.request.first for each in wanted))
 
     def _run(self, where: str, sequences: Sequence[TokenSequence]) -> None:
         """Waits until all have ended; an error or Ctrl-C in the meantime ends all. Raises what went wrong."""

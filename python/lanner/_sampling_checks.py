@@ -40,10 +40,10 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def _real(name: str, value: Any, high: float = math.inf) -> float:
+def _real(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
     number = _number(value)
-    if not (0 <= number <= high and math.isfinite(number)):
-        wanted = "a number of at least 0" if high == math.inf else f"a number from 0 to {high:g}"
+    if not (low <= number <= high and math.isfinite(number)):
+        wanted = f"a number of at least {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
         raise _refused(name, value, wanted)
     return number
 
@@ -158,7 +158,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "priority": _integer,
     "deadline_ms": partial(_optional, _positive),
     "num_beams": _count,
-    "length_penalty": _finite,
+    "length_penalty": partial(_real, low=-5.0, high=5.0),
     "early_stopping": _flag,
 }
 """Every field by its name: check(name, value) gives the value to keep. Raises ValueError."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EarlyStopping = Literal[False, True, "never"]
 
 
-class Beam(NamedTuple):
+class Continuation(NamedTuple):
     """A sequence of the next step: `token` behind the live sequence `parent`; `score` sums its log p."""
 
     parent: int
@@ -90,7 +90,7 @@ class BeamScores:
         """
         return self._n_beams * (1 + (self._stops is not None)) + len(self._end_ids)
 
-    def advance(self, candidates: Sequence[tuple[Sequence[int], Sequence[float]]]) -> list[Beam]:
+    def advance(self, candidates: Sequence[tuple[Sequence[int], Sequence[float]]]) -> list[Continuation]:
         """The sequences of the next step, likeliest first; none when the search is over.
 
         Args:
@@ -110,7 +110,7 @@ class BeamScores:
             raise FloatingPointError("the model's logits are infinite or NaN: no token can be chosen")
         self._n_tokens += 1
         is_last = self._n_tokens == self._max_tokens
-        beams: list[Beam] = []
+        beams: list[Continuation] = []
         ended: list[Hypothesis] = []
         for rank, at in enumerate(sorted(range(len(totals)), key=lambda i: -totals[i])):
             (parent, token), score = places[at], totals[at]
@@ -119,7 +119,7 @@ class BeamScores:
                 break
             is_end = token in self._end_ids or (self._stops is not None and self._stops(parent, token))
             if not is_end and not is_last:
-                beams.append(Beam(parent, token, score))
+                beams.append(Continuation(parent, token, score))
             elif is_among_first:
                 tokens = (*self._live[parent], token)
                 ended.append(Hypothesis(tokens, self._final(score), "stop" if is_end else "length"))

@@ -141,9 +141,11 @@ class Engine:
             self._remove_finished()
         while self._deadlines and self._deadlines[0][0] <= time.perf_counter():
             sequence = heapq.heappop(self._deadlines)[2]
-            if not sequence.is_finished:
+            if sequence.request is not None:  # others of it may go on
+                sequence.request.end("deadline")
+            elif not sequence.is_finished:
                 sequence.end("deadline")
-                self._remove_finished()
+            self._remove_finished()
 
     def _step(self, chunks: list[StepChunk]) -> None:
         fill_step(self._views, chunks)

@@ -25,6 +25,9 @@ class TextDecoder(Protocol):
     def flush(self) -> str:
         """What is left at the end."""
 
+    def fork(self) -> TextDecoder:
+        """The same for other tokens that go on from here."""
+
 
 class Generation(Sequence):
     """A prompt that is continued.
@@ -72,6 +75,7 @@ class Generation(Sequence):
         self._logprobs = LogprobCollector(params.logprobs)
         self._prompt_logprobs = LogprobCollector(params.prompt_logprobs)
         self._first_token_s = self._last_token_s = 0.0
+        self._score: float | None = None
 
     @property
     def wanted_from(self) -> int:
@@ -146,6 +150,15 @@ class Generation(Sequence):
         """See Sequence."""
         self.finish(reason)
 
+    def replay(self, tokens: Iterable[int], reason: FinishReason, score: float, first_token_s: float) -> None:
+        """Takes the tokens that a search has found, the first of them at first_token_s, and ends."""
+        self._score, self._first_token_s = score, first_token_s
+        for token in tokens:
+            if not self.is_finished:
+                self._take_token(token)
+        if not self.is_finished:
+            self.finish(reason)
+
     def fail(self, error: BaseException) -> None:
         """See Sequence."""
         if self.is_finished:
@@ -165,6 +178,7 @@ class Generation(Sequence):
             usage=Usage(self.n_prompt, len(self._tokens), n_found),
             timings=self._timings(),
             seed=self.seed,
+            score=self._score,
         )
         self._open_gate()
         if self._on_chunk:

@@ -96,6 +96,7 @@ class GenerationResult:
         timings: where the time went.
         seed: repeats the generation, also where none was given.
         prompt_logprobs: of the tokens of the prompt but the first, where they were asked for.
+        score: of beam search, the sum of the log-probabilities of `tokens` / their number ** length_penalty.
     """
 
     text: str
@@ -106,6 +107,7 @@ class GenerationResult:
     timings: Timings
     seed: int
     prompt_logprobs: Logprobs | None = None
+    score: float | None = None
 
     def __str__(self) -> str:
         return self.text

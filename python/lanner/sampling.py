@@ -58,8 +58,9 @@ class SamplingParams:
         prompt_logprobs: the same of the prompt, for each token but the first.
         priority: a request is served before those with a smaller number.
         deadline_ms: so many milliseconds after the request it ends with what it has; None: no limit.
-        num_beams: above 1, beam search with so many beams, which wants temperature 0 and gives the n best.
-        length_penalty: beams are compared by log probability / length ** length_penalty.
+        num_beams: above 1, beam search with so many beams, which wants temperature 0 and gives the n best;
+            the stages before temperature then change log probabilities and not logits, as in transformers.
+        length_penalty: texts that ended are compared by log probability / length ** length_penalty; -5 to 5.
         early_stopping: end as soon as there are num_beams finished texts; False goes on while a better one
             is likely.
 
@@ -107,6 +108,9 @@ class SamplingParams:
             object.__setattr__(self, name, checked(name, getattr(self, name)))
         if self.num_beams > 1 and self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, wanted 0 where num_beams is above 1")
+        for name in ("logprobs", "prompt_logprobs"):
+            if self.num_beams > 1 and getattr(self, name) is not None:
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted None where num_beams is above 1")
         if 1 < self.num_beams < self.n:
             raise ValueError(f"n is {self.n}, wanted at most num_beams, which is {self.num_beams}")
 

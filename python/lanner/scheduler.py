@@ -79,8 +79,7 @@ class Scheduler:
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """Lets `child` run beside its parent; all that the parent has cached is the child's too."""
         assert parent.table is not None
-        self._n_arrived += 1
-        child.rank = (-child.priority, self._n_arrived)
+        child.rank = parent.rank  # beside each other, whatever has arrived since
         child.table = self.pages.fork(parent.table)
         child.n_cached, child.started_s = parent.n_cached, parent.started_s
         insort(self._running, child, key=_rank)

@@ -38,6 +38,9 @@ class Outputs(Protocol):
     def choose(self, row: int, rules: LogitRules, sampling: tuple[float, ...], uniform: float, /) -> int:
         """The id that a row gets by rules and (temperature, ...); -1 where no logit is finite."""
 
+    def candidates(self, row: int, rules: LogitRules | None, k: int, /) -> tuple[list[int], list[float]]:
+        """The k ids of a row with the largest log p, and these, changed by rules."""
+
     def logprobs(self, first_row: int, ids: npt.NDArray[np.int32], k: int, /) -> Ranked:
         """Of rows from first_row on, with the token that was chosen there.
 
@@ -52,15 +55,25 @@ class Stage(Protocol):
     def fork(self, parent: Sequence, child: Sequence, /) -> None:
         """Lets `child` run beside its parent; all that the parent has cached is the child's too."""
 
+    def add(self, sequence: Sequence, /) -> None:
+        """Lets a sequence wait for its turn."""
+
     def remove(self, sequence: Sequence, /) -> None:
         """Takes a sequence out, and its pages back."""
 
 
 class Request(Protocol):
-    """Several sequences that advance together."""
+    """Several sequences that advance together, at the beginning one."""
+
+    @property
+    def first(self) -> Sequence:
+        """The one that is submitted."""
 
     def after_step(self, stage: Stage, /) -> None:
         """Called when rows of its sequences have come: it may fork, remove and end sequences of its own."""
+
+    def end(self, reason: FinishReason, /) -> None:
+        """Ends all of its sequences before their time, unless they have ended."""
 
     def fail(self, error: BaseException, /) -> None:
         """Ends all of its sequences with an error."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from lanner import _core
+from lanner.beams import BeamSearch
 from lanner.generation import Generation
 from lanner.llm import Model
 from lanner.logit_rules import LogitRules
@@ -163,6 +164,16 @@ class Translator(Model):
                     index=index,
                     on_chunk=on_chunk,
                 )
+            )
+        if params.num_beams > 1:
+            BeamSearch(
+                generations,
+                params,
+                end_ids=end_ids,
+                decoder=self.tokenizer.stream(),
+                rules=rules if rules.is_needed else None,
+                vocab_size=self._info.vocab_size,
+                forced_last_id=self._rules.forced_last_id,
             )
         return generations
 
