@@ -149,14 +149,16 @@ def test_sources_that_wait_may_lose_their_place(tmp_path: Path) -> None:
     assert 3 < n_places <= 16
     targets = [Target(SOURCES[i % len(SOURCES)]) for i in range(n_places + 3)]
     wanted = [target_logits(model, [Target(source)], [[0, 5]])[0] for source in SOURCES]
-    for start in (0, 1):  # page tables of the step repeat with its rows, so every group writes both positions
-        for group in (targets[:3], targets[3:], targets[1:4]):
-            given = target_logits(model, group, [[0, 5][: start + 1]] * len(group), finish=False)
+    for group in (targets[:3], targets[3:], targets[1:4]) * 2:
+        for start in (
+            0,
+            1,
+        ):  # page tables of the step repeat with its rows, so every group writes both positions
+            given = target_logits(model, group, [[[0, 5][start]]] * len(group), start, finish=False)
             for target, rows in zip(group, given, strict=True):
-                assert np.array_equal(
-                    rows, wanted[SOURCES.index(target.source.token_ids.tolist())][: start + 1]
-                )
-            assert len(model._places) <= n_places
+                index = SOURCES.index(target.source.token_ids.tolist())
+                assert np.array_equal(rows, wanted[index][start : start + 1])
+        assert len(model._places) <= n_places
     assert all(source in model._places for source in {target.source for target in targets[1:4]})
 
 

@@ -268,5 +268,4 @@ cdef class BlockManager:
         pool.give_back(page)
 
 
-include "_page_manager.pxi"
 include "_step.pxi"

@@ -20,7 +20,7 @@ cdef class StepViews:
         self.step = step
         self.max_tokens, self.max_seqs = step.max_tokens, step.max_seqs
         self.max_outputs, self.max_pages = step.max_outputs, step.max_pages
-        self.n_groups = getattr(step, "n_groups", 1)
+        self.n_groups = step.n_groups
         views = step.memoryviews()
         self.token_ids, self.positions, self.token_seqs = views["token_ids"], views["positions"], views["token_seqs"]
         self.seq_starts, self.kv_lens, self.output_rows = views["seq_starts"], views["kv_lens"], views["output_rows"]
@@ -39,7 +39,7 @@ def fill_step(StepViews to not None, chunks):
     cdef list rows
     cdef int start, count, n_outputs, n_tokens = 0, n_seqs = 0, n_rows = 0, i
     for sequence, start, count, n_outputs in chunks:
-        ids, rows = sequence.token_ids, rows_of(sequence)
+        ids, rows = sequence.token_ids, (<BlockTable?>sequence.table).rows
         check_chunk(to, ids, rows, start, count, n_outputs, n_tokens, n_seqs, n_rows)
         memcpy(&to.token_ids[n_tokens], ids.data.as_ints + start, count * sizeof(int))
         for i in range(to.n_groups):
@@ -59,11 +59,6 @@ def fill_step(StepViews to not None, chunks):
         n_rows += n_outputs
     to.seq_starts[n_seqs] = n_tokens
     to.step.n_tokens, to.step.n_seqs, to.step.n_outputs = n_tokens, n_seqs, n_rows
-
-
-cdef list rows_of(sequence):
-    table = getattr(sequence, "table", None)
-    return [sequence.pages] if table is None else (<BlockTable?>table).rows
 
 
 cdef fill_sampling(StepViews to, sequence, int first_row, int n_rows, int position):
