@@ -8,9 +8,10 @@ namespace lanner {
 
 namespace {
 
-// Where a phase takes microseconds, a thread begins with a range of its own and only the last eighth is taken
-// as threads come. With many rows all of it is: a core that was interrupted then does not hold up the others.
-constexpr int kDynamicShare = 8;
+// A thread begins with a range of its own, and the last eighth is taken as threads come. With many rows, and
+// units enough that the kernels' blocks of 16 panels stay whole, everything is: a core that was interrupted
+// then does not hold up the others.
+constexpr int kDynamicShare = 8, kDynamicUnits = 32;  // units of a thread
 
 // Rows that a replicable operation writes: tokens, or outputs after gather_rows.
 template <class Args>
@@ -207,7 +208,8 @@ void Program::run_units(const Phase& phase, int index, const Step& step, const W
     for (int i = phase.first_main; i < phase.end; ++i) run_one(i, step, worker, begin, end);
   };
   if (n_members_ == 1) return run_range(0, n);
-  const bool is_static = !first.uneven && step.n_tokens <= kReplicatedRows;
+  const bool is_static =
+      !first.uneven && (step.n_tokens <= kReplicatedRows || n < kDynamicUnits * n_members_);
   const int share = is_static ? (n - n / kDynamicShare) / n_members_ : 0, fixed = share * n_members_;
   if (share > 0) run_range(share * worker.id, share * (worker.id + 1));
   // Ever smaller claims of what is left: few, and the last ones even out.
