@@ -24,9 +24,9 @@ RowKind output_kind(const Args& args) {
     return RowKind::kTokens;
 }
 
-// Seconds to wait for threads when a step begins: about as long as a sleeping one takes to wake up, and of a
-// step with many rows up to a hundredth.
-double patience(const Step& step) { return 50e-6 * std::max(1, step.n_tokens / 8); }
+// How long a step waits for its threads to come, as a part of the time that it will take, and limits of that:
+// a thread that sleeps on a quiet machine is up in less than 100 us.
+constexpr double kPatience = 0.1, kLeastPatience_s = 50e-6, kMostPatience_s = 1e-3;
 
 int checked_threads(int n_threads) {
   check(n_threads >= 1 && n_threads <= kMaxThreads, "Program: n_threads is ", n_threads, ", wanted 1 to ",
@@ -152,11 +152,13 @@ void Program::run_threads(const Step& step) {
     begun_s = monotonic_s();
     barrier_.reset(n_members_ = n);
   };
-  pool.gather(n_wanted, all ? kForever : patience(step), begin,
-              [this, &step](int id) { run_worker(step, id); });
+  const double patience_s =
+      std::clamp(kPatience * per_token_s_ * step.n_tokens, kLeastPatience_s, kMostPatience_s);
+  pool.gather(n_wanted, all ? kForever : patience_s, begin, [this, &step](int id) { run_worker(step, id); });
   if (n_wanted == 1 || all) return;
   const double end_s = monotonic_s(), lost_s = barrier_.lost_s() / std::max(1, n_members_ - 1);
   pool.limit().note({n_wanted, n_members_, end_s - begun_s, lost_s}, end_s);
+  per_token_s_ = (end_s - begun_s) / step.n_tokens;
 }
 
 bool Program::must_stop() const {

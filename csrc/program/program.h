@@ -112,7 +112,8 @@ class Program {
   int n_members_ = 1;  // threads of this run
   std::atomic<bool> cancelled_{false};
   double deadline_s_ = kForever;
-  bool stopped_ = false;  // written by the last to arrive at a barrier, read by all after it
+  double per_token_s_ = 1e-3;  // of the last step that had several threads
+  bool stopped_ = false;       // written by the last to arrive at a barrier, read by all after it
 };
 
 // The kernel of each argument struct, and whether its rows may be computed by every thread.
