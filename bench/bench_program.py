@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from lanner import _core
+from lanner.sampling import SamplingParams
 from reference import FORMATS
 from rings import Limits, activations, filled_cache, matmul_input, n_copies, one_sequence, packed, ring
 
@@ -26,6 +28,20 @@ OTHER_SHAPES = {"gemma3.gate_up": (4096, 640, "q5_0"), "smollm2.head": (49152, 5
 
 HEADS = {"smollm2": (9, 3, 64), "gemma3": (4, 1, 256), "qwen2.5": (14, 2, 64)}
 """(n_heads, n_kv_heads, head_dim)."""
+
+SAMPLING = {
+    "greedy": {},
+    "temperature": {"temperature": 1.0},
+    "top_k": {"temperature": 1.0, "top_k": 40},
+    "top_p": {"temperature": 1.0, "top_p": 0.95},
+    "min_p": {"temperature": 1.0, "min_p": 0.05},
+    "typical_p": {"temperature": 1.0, "typical_p": 0.95},
+    "all": {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "typical_p": 0.95},
+}
+"""The settings that people use."""
+
+SPREADS = {"flat": 1.0, "peaked": 4.0}
+"""Standard deviation of logits: thousands of tokens share the probability, or a handful."""
 
 SPANS = {"prefill": (512, 512), "prefill_late": (4096, 512), "decode": (512, 1), "decode_late": (4096, 1)}
 """(cached positions, of which the last are queries)."""
@@ -90,3 +106,16 @@ def test_attention(measure: Measure, limits: Limits, model: str, span: str) -> N
         n_bytes=layer_bytes * n_layers if n_tokens == 1 else 0,
         n_macs=2 * n_pairs * cols * n_layers,
     )
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("settings", SAMPLING)
+def test_sample(measure: Measure, settings: str, spread: str) -> None:
+    """One row of the largest vocabulary, by one thread as in a step."""
+    row = _core.LogitsRow(262144)
+    logits = np.random.default_rng(1).standard_normal((1, 262144)).astype(np.float32) * SPREADS[spread]
+    if spread == "peaked":
+        logits[0, 7] = logits.max() + 4
+    row.copy(logits, 0)
+    how = SamplingParams(**SAMPLING[settings]).row
+    measure(lambda: row.sample(how, 0.5), n_bytes=0)

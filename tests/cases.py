@@ -106,14 +106,23 @@ class SampleCase:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
     spread: float = 2.0
+
+    @property
+    def settings(self) -> tuple[float, float, float, float, float]:
+        """As the columns of a step's `sampling` before the uniform."""
+        return self.temperature, self.top_k, self.top_p, self.min_p, self.typical_p
 
     def logits(self) -> np.ndarray:
         rng = np.random.default_rng(self.vocab_size)
         return (rng.standard_normal(self.vocab_size) * self.spread).astype(np.float32)
 
     def __str__(self) -> str:
-        return f"v{self.vocab_size}-t{self.temperature}-k{self.top_k}-p{self.top_p}-m{self.min_p}"
+        return (
+            f"v{self.vocab_size}-t{self.temperature}-k{self.top_k}-p{self.top_p}-m{self.min_p}"
+            f"-y{self.typical_p}-s{self.spread}"
+        )
 
 
 ROW_CASES = [RowsCase(rows, cols) for cols, rows in zip(LENGTHS, cycle(ROWS), strict=False)]
@@ -205,7 +214,7 @@ SAMPLE = [
     SampleCase(50, top_k=50),
     SampleCase(50, top_k=51),
     SampleCase(33, top_p=0.9),
-    SampleCase(1000, top_p=0.95, spread=0.5),  # hundreds survive: beyond the first sorted run of 64
+    SampleCase(1000, top_p=0.95, spread=0.5),
     SampleCase(1000, 0.8, top_p=0.999),
     SampleCase(64, top_p=0.01),
     SampleCase(50, min_p=0.1),
@@ -214,6 +223,21 @@ SAMPLE = [
     SampleCase(1, 1.0),
     SampleCase(2, 1.0, top_k=1),
     SampleCase(17, 0.05),
+    SampleCase(300, typical_p=0.9),
+    SampleCase(1000, 0.8, typical_p=0.2),
+    SampleCase(1000, 1.2, top_k=300, top_p=0.95, min_p=0.01, typical_p=0.8),
+    SampleCase(300, min_p=0.02, typical_p=0.5),
+    # Of thousands few survive, which are taken out of the row, or many, for which the row is cut as it is.
+    SampleCase(40000, top_k=40),
+    SampleCase(40000, 0.8, top_k=9000),
+    SampleCase(40000, top_p=0.95, spread=0.5),
+    SampleCase(40000, top_p=0.3, spread=0.5),
+    SampleCase(40000, 0.5, top_p=0.9, spread=4.0),
+    SampleCase(40000, min_p=0.05, spread=1.0),
+    SampleCase(40000, typical_p=0.95, spread=0.5),
+    SampleCase(40000, typical_p=0.3, spread=1.0),
+    SampleCase(40000, 0.7, typical_p=0.9, spread=5.0),
+    SampleCase(40000, 0.9, top_k=20000, top_p=0.97, min_p=0.001, typical_p=0.9, spread=0.7),
 ]
 
 PACK = [(fmt, n, k) for fmt in FORMATS if fmt not in SUPER for n in (1, 15, 16, 17, 53) for k in (32, 96)]

@@ -18,7 +18,7 @@ def run_step(decoder: Decoder, ids: list[int], start: int, outputs: list[int]) -
     step.kv_lens[0] = start + n
     step.block_tables[:: step.max_seqs] = np.arange(step.max_pages)
     step.output_rows[: len(outputs)] = outputs
-    step.sampling[: len(outputs)] = (0, 0, 1, 0, 0)
+    step.sampling[: len(outputs)] = (0, 0, 1, 0, 1, 0)
     return decoder.run()
 
 

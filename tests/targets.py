@@ -68,7 +68,7 @@ def target_logits(
         n = end
     step.n_tokens, step.n_seqs, step.n_outputs = n, len(ids), n
     step.output_rows[:n] = np.arange(n)
-    step.sampling[:n] = (0, 0, 1, 0, 0)
+    step.sampling[:n] = (0, 0, 1, 0, 1, 0)
     model.prepare(SimpleNamespace(sequence=target) for target in targets)
     assert model.run()
     for target in targets:

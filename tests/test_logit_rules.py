@@ -201,7 +201,7 @@ def test_a_bad_word_never_appears(tokenizer):
         logits[0, token] = 5.0
         row.copy(logits, 0)
         rules.apply(row)
-        text.append(row.sample((0.0, 0.0, 1.0, 0.0), 0.0))
+        text.append(row.sample((0.0, 0.0, 1.0, 0.0, 1.0), 0.0))
         rules.push(text[-1])
     assert text != wanted
     said = tokenizer.decode(text, skip_special=False)

@@ -28,7 +28,7 @@ struct Step {
   const int32_t* kv_lens = nullptr;       // (S) cached positions once this step is appended
   const int32_t* block_tables = nullptr;  // (G, max_seqs, max_pages) page of each 32, -1 if given back
   const int32_t* output_rows = nullptr;   // (R) token whose logits are wanted
-  const float* sampling = nullptr;        // (R, 5) temperature, top_k, top_p, min_p, uniform in [0, 1)
+  const float* sampling = nullptr;        // (R, 6) see ops/sample.h
   int32_t max_cross_pages = 0;            // columns of cross_tables
   const int32_t* cross_lens = nullptr;    // (S) positions of each sequence's source in the cross cache
   const int32_t* cross_tables = nullptr;  // (S, max_cross_pages) page of each 32 of them
@@ -43,9 +43,9 @@ struct Worker {
   std::byte* scratch = nullptr;         // kScratchBytes, private
 };
 
-// Enough for an unpacked panel, an attention strip, and a 64-bit key for each of 2^19 tokens, twice the
+// Enough for an unpacked panel, an attention strip, and four numbers for each of 2^19 tokens, twice the
 // largest vocabulary in use. Pages become resident when they are touched.
-inline constexpr size_t kScratchBytes = size_t{4} << 20;
+inline constexpr size_t kScratchBytes = size_t{8} << 20;
 
 // A (rows, cols) value, rows contiguous. Replicable values have one small copy per further worker behind
 // the shared one.

@@ -1,7 +1,7 @@
 // The largest of the router's logits of each token, as softmax weights.
 #pragma once
 
-#include "cpu/sample.h"
+#include "cpu/order.h"
 #include "cpu/softmax.h"
 #include "ops/route.h"
 

@@ -1,7 +1,7 @@
 // The k largest elements of a row, in order; of equal ones the lower id first.
 #pragma once
 
-#include "cpu/sample.h"
+#include "cpu/order.h"
 #include "ops/array_rows.h"
 
 namespace lanner::LANNER_ISA_NS {

@@ -1,16 +1,18 @@
 // One token id per row of logits. Temperature 0 is the exact argmax, the lowest id on ties. Otherwise, in
-// this order: divide by the temperature, keep the top_k largest, keep the smallest set of the largest whose
-// probability reaches top_p, drop what is below min_p times the most likely, and draw with the given uniform.
-// Where the largest logit is infinite or no logit is a number the id is -1.
+// this order, each on the probabilities of what the one before left: divide by the temperature, keep the
+// top_k largest, keep the smallest set of the largest whose probability reaches top_p, drop what is below
+// min_p times the most likely, keep the smallest set of those whose -log p is nearest to the entropy with a
+// probability of typical_p, and draw with the given uniform: the first id at which the sum of the
+// probabilities of the survivors up to it is above the uniform. Of equal logits top_k and top_p keep the
+// lower ids. Where the largest logit is infinite or no logit is a number the id is -1.
 #pragma once
 
 #include "ops/op.h"
 
 namespace lanner {
 
-inline constexpr int kMaxVocab =
-    kScratchBytes / sizeof(uint64_t);    // a key of every token fits in the scratch
-inline constexpr int kSamplingCols = 5;  // temperature, top_k, top_p, min_p, uniform in [0, 1)
+inline constexpr int kMaxVocab = kScratchBytes / 16;  // four numbers for every token fit in the scratch
+inline constexpr int kSamplingCols = 6;  // temperature, top_k, top_p, min_p, typical_p, uniform in [0, 1)
 
 struct SampleArgs {
   Rows<float> logits;  // (R, V)

@@ -27,21 +27,25 @@ inline F32 exp(F32 x) {
   return zero_below(scale_by_pow2(p, n), x, -87.0f);
 }
 
-// exp(x) for x <= 0, at two thirds of the instructions: 2^(n + f), n = round(x log2 e), |f| <= 1/2, and the
-// polynomial of degree 5 with p(0) = 1 that is nearest to 2^f (within 1.1e-7, 1.8 roundings). Off by less
-// than (4 + 1.5 |x|) 2^-24 of itself: x log2 e is off by 1.35e-8 of itself through the constant, and by one
-// rounding where there is no fused multiply-add. Below -87 it is 0; NaN stays NaN; exp(0) is 1.
+// 2^f for |f| <= 1/2: the polynomial of degree 5 with p(0) = 1 that is nearest (within 1.1e-7, 1.8
+// roundings).
+inline constexpr float kPow2First = 0.00132647273f;
+inline constexpr float kPow2[] = {0.00967151299f, 0.0555073358f, 0.240222424f, 0.693147004f, 1.0f};
+
+// exp(x) for x <= 0, at two thirds of the instructions: 2^(n + f), n = round(x log2 e), |f| <= 1/2, and that
+// polynomial. Off by less than (4 + 1.5 |x|) 2^-24 of itself: x log2 e is off by 1.35e-8 of itself through
+// the constant, and by one rounding where there is no fused multiply-add. Below -87 it is 0; NaN stays NaN;
+// exp(0) is 1.
 //
 // n vectors go through each step together: one alone waits for the latency of every step.
 template <int n>
 inline __attribute__((always_inline)) void exp_of_nonpositive(F32 (&x)[n]) {
-  constexpr float kPolynomial[] = {0.00967151299f, 0.0555073358f, 0.240222424f, 0.693147004f, 1.0f};
   const F32 log2_e = set1(1.44269504f);
   F32 whole[n], f[n], p[n];
   for (int i = 0; i < n; ++i) whole[i] = round_f32(x[i] * log2_e);
   for (int i = 0; i < n; ++i) f[i] = fms(x[i], log2_e, whole[i]);
-  for (int i = 0; i < n; ++i) p[i] = set1(0.00132647273f);
-  for (float c : kPolynomial)
+  for (int i = 0; i < n; ++i) p[i] = set1(kPow2First);
+  for (float c : kPow2)
     for (int i = 0; i < n; ++i) p[i] = fma(p[i], f[i], set1(c));
   for (int i = 0; i < n; ++i) x[i] = zero_below(times_pow2(p[i], whole[i]), x[i], -87.0f);
 }
@@ -51,10 +55,12 @@ inline F32 exp_of_nonpositive(F32 x) {
   return one[0];
 }
 
-inline float exp1(float x) {
-  float out[16];
-  store(out, exp(set1(x)));
-  return out[0];
+// 2^x for -126 <= x <= 0 by the same polynomial, off by less than 4 * 2^-24 of itself.
+inline F32 exp2_of_nonpositive(F32 x) {
+  const F32 whole = round_f32(x), f = x - whole;
+  F32 p = set1(kPow2First);
+  for (float c : kPow2) p = fma(p, f, set1(c));
+  return times_pow2(p, whole);
 }
 
 // Below 0.625 an odd polynomial, fitted here to 5e-9 of relative error; beyond it 1 - 2 / (exp(2x) + 1),

@@ -80,6 +80,16 @@ inline bool any_above(F32 x, float limit) {
   return _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(limit), _CMP_NLE_UQ) != 0;
 }
 
+// Bit i of the result: lane i is at least limit; NaN is not.
+inline uint32_t at_least(F32 x, float limit) {
+  return _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(limit), _CMP_GE_OQ);
+}
+
+// Writes the lanes of a whose bit is set one behind the other; what follows them, up to 16 in all, is lost.
+inline void compress(float* to, F32 a, uint32_t bits) {
+  _mm512_storeu_ps(to, _mm512_maskz_compress_ps(static_cast<__mmask16>(bits), a.v));
+}
+
 // A store that does not read its line first, to an address that is a multiple of 64; finish_stores() before
 // another thread may look.
 inline void store_past_caches(float* p, F32 a) { _mm512_stream_ps(p, a.v); }

@@ -190,6 +190,14 @@ inline uint32_t low_bits(I32 a) {
   for (int i = 0; i < 16; ++i) bits |= static_cast<uint32_t>(a[i] & 1) << i;
   return bits;
 }
+// Bit i of the result: lane i is at least limit; NaN is not.
+inline uint32_t at_least(F32 x, float limit) { return low_bits(x >= limit); }
+// Writes the lanes of a whose bit is set one behind the other; what follows them, up to 16 in all, is lost.
+inline void compress(float* to, F32 a, uint32_t bits) {
+  float lanes[16];
+  store(lanes, a);
+  for (int n = 0; bits; bits &= bits - 1) to[n++] = lanes[__builtin_ctz(bits)];
+}
 // Bit i of `bits` in lane i, 0 or 1.
 inline I32 lane_bits(uint32_t bits) { return (I32{} + static_cast<int32_t>(bits & 0xffff)) >> lanes() & 1; }
 // table[i] of each lane, 0 <= i < 16.

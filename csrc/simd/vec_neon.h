@@ -161,6 +161,13 @@ inline bool any_above(F32 x, float limit) {
   return vminvq_u32(vandq_u32(lo, hi)) == 0;
 }
 
+// Writes the lanes of a whose bit is set one behind the other; what follows them, up to 16 in all, is lost.
+inline void compress(float* to, F32 a, uint32_t bits) {
+  float lanes[16];
+  store(lanes, a);
+  for (int n = 0; bits; bits &= bits - 1) to[n++] = lanes[__builtin_ctz(bits)];
+}
+
 // A store past the caches is no more than a hint here: an ordinary one.
 inline void store_past_caches(float* p, F32 a) { store(p, a); }
 inline void finish_stores() {}
@@ -283,6 +290,13 @@ inline uint32_t low_bits(I32 a) {
   const I32 kept = each<I32>(
       [](int32x4_t x, int32x4_t place) { return vmulq_s32(vandq_s32(x, vdupq_n_s32(1)), place); }, a, places);
   return static_cast<uint32_t>(hsum(kept));
+}
+// Bit i of the result: lane i is at least limit; NaN is not.
+inline uint32_t at_least(F32 x, float limit) {
+  const float32x4_t bound = vdupq_n_f32(limit);
+  return low_bits(
+      {vreinterpretq_s32_u32(vcgeq_f32(x.q0, bound)), vreinterpretq_s32_u32(vcgeq_f32(x.q1, bound)),
+       vreinterpretq_s32_u32(vcgeq_f32(x.q2, bound)), vreinterpretq_s32_u32(vcgeq_f32(x.q3, bound))});
 }
 // Bit i of `bits` in lane i, 0 or 1.
 inline I32 lane_bits(uint32_t bits) {

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Ids = array[int] | npt.NDArray[np.int32]
     Floats = npt.NDArray[np.float32]
+    Settings = tuple[float, float, float, float, float]
 
 
 class OutputRows:
@@ -47,7 +48,7 @@ class OutputRows:
         """
         return None if self._forbidden is None else self.program.array(self._forbidden, n_outputs)
 
-    def choose(self, row: int, rules: LogitRules | None, sampling: tuple[float, ...], uniform: float) -> int:
+    def choose(self, row: int, rules: LogitRules | None, sampling: Settings, uniform: float) -> int:
         """The id that a row gets by `rules` and `sampling`, as SamplingParams.row has it; -1 where no logit
         is finite.
 

@@ -140,11 +140,11 @@ class SamplingParams:
         return self.bad_words  # type: ignore[return-value]
 
     @property
-    def row(self) -> tuple[float, float, float, float]:
-        """temperature, top_k, top_p and min_p as the operation `sample` reads them, in float32."""
+    def row(self) -> tuple[float, float, float, float, float]:
+        """temperature, top_k, top_p, min_p and typical_p as the operation `sample` reads them, in float32."""
         # 1 / 1e-30 is still finite in float32, and no two different logits stay comparable at either.
         temperature = max(self.temperature, 1e-30) if self.temperature > 0 else 0.0
-        return temperature, float(min(self.top_k, 2**24)), self.top_p, self.min_p
+        return temperature, float(min(self.top_k, 2**24)), self.top_p, self.min_p, self.typical_p
 
 
 OPTION_NAMES = tuple(field.name for field in fields(SamplingParams))

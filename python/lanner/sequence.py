@@ -14,6 +14,8 @@ from lanner._core import Cancelled
 from lanner.result import FinishReason
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import numpy as np
     import numpy.typing as npt
 
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
 
     Ranked = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
-GREEDY = (0.0, 0.0, 1.0, 0.0)
-"""temperature, top_k, top_p, min_p and typical_p of a row whose largest logit is chosen."""
+Settings = tuple[float, float, float, float, float]
+"""temperature, top_k, top_p, min_p and typical_p of a row."""
+
+GREEDY: Settings = (0.0, 0.0, 1.0, 0.0, 1.0)
+"""Of a row whose largest logit is chosen."""
 
 
 class Outputs(Protocol):
@@ -35,7 +40,7 @@ class Outputs(Protocol):
     def logits(self, n_outputs: int, /) -> npt.NDArray[np.float32]:
         """(R, vocab_size)."""
 
-    def choose(self, row: int, rules: LogitRules, sampling: tuple[float, ...], uniform: float, /) -> int:
+    def choose(self, row: int, rules: LogitRules, sampling: Settings, uniform: float, /) -> int:
         """The id that a row gets by rules and (temperature, ...); -1 where no logit is finite."""
 
     def candidates(self, row: int, rules: LogitRules | None, k: int, /) -> tuple[list[int], list[float]]:
@@ -99,7 +104,7 @@ class Sequence(ABC):
         error: what ended it before its time, to be raised by who waits.
     """
 
-    sampling: tuple[float, ...] = GREEDY
+    sampling: Settings = GREEDY
     shares_pages = True
     leader: Sequence | None = None
     request: Request | None = None
@@ -115,7 +120,9 @@ class Sequence(ABC):
         self.started_s = 0.0
         self.is_cancelled = False
         self.is_finished = False
+        self.served_by: threading.Thread | None = None  # the engine's
         self.error: BaseException | None = None
+        self._traceback: TracebackType | None = None
         # Held until the end. A bare lock: unlike an Event it has no state that os.fork() can catch half-way.
         self._gate = threading.Lock()
         self._gate.acquire()
@@ -124,6 +131,11 @@ class Sequence(ABC):
     def wanted_from(self) -> int:
         """The first position whose row of logits is still wanted; the last, unless a class says otherwise."""
         return len(self.token_ids) - 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for others of its request, with its own row at hand."""
+        return False
 
     def uniform(self, position: int) -> float:
         """The random number in [0, 1) that draws the token after `position`; unused where it is greedy."""
@@ -135,16 +147,27 @@ class Sequence(ABC):
 
     @abstractmethod
     def end(self, reason: FinishReason) -> None:
-        """Ends it before its time: "cancelled" or "deadline"."""
+        """Ends it before its time, unless it has ended: "cancelled" or "deadline"."""
 
     def fail(self, error: BaseException) -> None:
         """Ends it with an error, unless it has ended."""
         if not self.is_finished:
-            self.error = error
+            self.error, self._traceback = error, error.__traceback__
             self._open_gate()
+
+    def raise_error(self) -> None:
+        """Raises what ended it, if that was an error; the traceback does not grow from call to call."""
+        if self.error is not None:
+            raise self.error.with_traceback(self._traceback)
+
+    def check_waiter(self) -> None:
+        """Raises RuntimeError where the calling thread is the one that would have to go on meanwhile."""
+        if not self.is_finished and self.served_by is threading.current_thread():
+            raise RuntimeError("a logits_processor cannot wait for the model that waits for it")
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits for the end, at most `timeout` seconds; False if it has not come. Ctrl-C interrupts."""
+        self.check_waiter()
         if not self.is_finished:
             if not self._gate.acquire(timeout=-1 if timeout is None else timeout):
                 return False
@@ -185,4 +208,4 @@ class Scoring(Sequence):
 
     def end(self, reason: FinishReason) -> None:
         """See Sequence."""
-        self.fail(Cancelled("logits: cancelled before all were computed"))
+        self.fail(Cancelled("cancelled before all rows were computed"))

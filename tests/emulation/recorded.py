@@ -217,7 +217,7 @@ def recorded_sample(vocab_size: int) -> Recorded:
     """Every way of sampling that SAMPLE has, on one distribution."""
     logits = np.tile(SAMPLE[3].logits()[:vocab_size], (len(SAMPLE) + 1, 1))
     uniforms = np.random.default_rng(6).random(len(logits))
-    ways = [(0.0, 0, 1.0, 0.0), *((c.temperature, c.top_k, c.top_p, c.min_p) for c in SAMPLE)]
+    ways = [(0.0, 0, 1.0, 0.0, 1.0), *(c.settings for c in SAMPLE)]
     settings = np.array([(*way, u) for way, u in zip(ways, uniforms, strict=True)], np.float32)
 
     def wanted() -> dict[str, Array]:

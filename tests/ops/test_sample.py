@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
 import pytest
-from harness import outputs, poisoned, rows_step
+from harness import fewer, outputs, poisoned, rows_step
 
 from cases import SAMPLE, SampleCase
 from lanner import _core
@@ -14,40 +15,51 @@ LAST = 1 - 2.0**-24
 
 
 def sampling_weights(
-    logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_p: float
+    logits: np.ndarray, temperature: float, top_k: float, top_p: float, min_p: float, typical_p: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Surviving ids, most likely first and lower ids first on ties, and their probabilities."""
-    order = np.lexsort((np.arange(len(logits)), -logits))
-    p = np.exp((logits[order].astype(np.float64) - logits.max()) / temperature)
+    """Surviving ids, ascending, and their probabilities."""
+    logits = np.where(np.isnan(logits), -np.inf, logits)
+    ids = np.lexsort((np.arange(len(logits)), -logits))  # likeliest first, lower ids first on ties
+    p = np.exp((logits[ids].astype(np.float64) - logits.max()) / temperature)
     if 0 < top_k < len(p):
-        order, p = order[:top_k], p[:top_k]
-    p /= p.sum()
+        ids, p = ids[: int(top_k)], p[: int(top_k)]
     if top_p < 1:
-        n = int(np.searchsorted(np.cumsum(p), top_p)) + 1
-        order, p = order[:n], p[:n]
-    kept = p >= min_p * p[0]
-    order, p = order[kept], p[kept]
-    return order, p / p.sum()
+        n = np.searchsorted(np.cumsum(p), top_p * p.sum()) + 1
+        ids, p = ids[:n], p[:n]
+    ids, p = ids[p >= min_p], p[p >= min_p]
+    p /= p.sum()
+    if typical_p < 1:
+        ids, p = ids[p > 0], p[p > 0]
+        distance = np.abs(-np.log(p) + (p * np.log(p)).sum())
+        order = np.argsort(distance, kind="stable")
+        n = min(np.searchsorted(np.cumsum(p[order]), typical_p), len(p) - 1)
+        near = distance <= distance[order[n]]
+        ids, p = ids[near], p[near]
+    order = np.argsort(ids)
+    return ids[order], p[order] / p.sum()
 
 
-def sample(logits: np.ndarray, how: list[tuple[float, ...]]) -> np.ndarray:
-    """Ids for rows of logits (R, V); how gives temperature, top_k, top_p, min_p and uniform of each row."""
-    n = len(how)
-    step = rows_step(1, [0] * n)
-    step.sampling[:n] = how
-    rows = np.broadcast_to(logits, (n, logits.shape[-1])).copy()
-    out = poisoned(n, 1, "int32")
-    _core.ops.sample(step, logits=outputs(rows), out=outputs(out))
-    return out[:, 0]
+def sample(logits: np.ndarray, how: Sequence[tuple[float, ...]]) -> np.ndarray:
+    """Ids for rows of logits (R, V), or R times the same (V,); how: a row of `sampling` for each."""
+    n, most = len(how), 64 if logits.ndim == 1 else len(how)
+    rows = np.broadcast_to(logits, (min(n, most), logits.shape[-1])).copy()
+    ids = []
+    for start in range(0, n, most):
+        part = how[start : start + most]
+        step = rows_step(1, [0] * len(part))
+        step.sampling[: len(part)] = part
+        out = poisoned(len(part), 1, "int32")
+        _core.ops.sample(step, logits=outputs(rows[: len(part)]), out=outputs(out))
+        ids.append(out[:, 0])
+    return np.concatenate(ids)
 
 
 def draws(case: SampleCase, uniforms: np.ndarray) -> np.ndarray:
-    settings = (case.temperature, case.top_k, case.top_p, case.min_p)
-    return sample(case.logits(), [(*settings, u) for u in uniforms])
+    return sample(case.logits(), [(*case.settings, u) for u in uniforms])
 
 
 def greedy(logits: np.ndarray) -> int:
-    return int(sample(logits[None], [(0, 0, 1, 0, 0.5)])[0])
+    return int(sample(logits, [(0, 0, 1, 0, 1, 0.5)])[0])
 
 
 # ---- greedy --------------------------------------------------------------------------------------
@@ -85,12 +97,19 @@ def test_greedy_never_takes_nan_where_there_is_a_number(n: int) -> None:
     assert greedy(np.full(n, np.nan, np.float32)) == -1
 
 
-@pytest.mark.parametrize("settings", [(1, 0, 1, 0), (1, 5, 1, 0), (1, 0, 0.9, 0), (1, 0, 1, 0.1)], ids=str)
+SETTINGS = [
+    (1, 0, 1, 0, 1), (1, 5, 1, 0, 1), (1, 0, 0.9, 0, 1), (1, 0, 1, 0.1, 1), (1, 0, 1, 0, 0.7),
+    (0.8, 20, 0.9, 0.02, 0.9),
+]  # fmt: skip
+UNIFORMS = (0.0, 2.0**-24, 0.1, 0.5, 0.9, LAST)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("at", [0, 20, 39])
 def test_nan_counts_as_forbidden(settings: tuple[float, ...], at: int) -> None:
     with_nan, without = (np.random.default_rng(1).standard_normal(40).astype(np.float32) for _ in range(2))
     with_nan[at], without[at] = np.nan, -np.inf
-    how = [(*settings, u) for u in (2.0**-24, 0.1, 0.5, 0.9, LAST)]
+    how = [(*settings, u) for u in UNIFORMS]
     np.testing.assert_array_equal(sample(with_nan, how), sample(without, how))
 
 
@@ -100,29 +119,42 @@ def test_nan_counts_as_forbidden(settings: tuple[float, ...], at: int) -> None:
 @pytest.mark.parametrize("case", SAMPLE, ids=str)
 def test_draws_by_inverse_transform(case: SampleCase) -> None:
     """Every uniform finds the id in whose interval it lies, unless it lies within 1e-5 of a border."""
-    ids, p = sampling_weights(case.logits(), case.temperature, case.top_k, case.top_p, case.min_p)
-    if not case.top_k and case.top_p == 1:  # nothing was sorted: intervals follow the ids
-        order = np.argsort(ids)
-        ids, p = ids[order], p[order]
+    ids, p = sampling_weights(case.logits(), *case.settings)
     edges = np.cumsum(p)
     uniforms = np.random.default_rng(2).random(4000).astype(np.float32)
-    inside = np.abs(uniforms[:, None] - edges[:-1]).min(axis=1, initial=1) > 1e-5
-    assert inside.mean() > 0.8
-    wanted = ids[np.minimum(np.searchsorted(edges, uniforms, side="right"), len(ids) - 1)]
-    np.testing.assert_array_equal(draws(case, uniforms)[inside], wanted[inside])
+    after = np.searchsorted(edges, uniforms, side="right")
+    around = np.minimum(np.abs(uniforms - edges[np.maximum(after - 1, 0)]),
+                        np.abs(uniforms - edges[np.minimum(after, len(p) - 1)]))  # fmt: skip
+    inside = (around > 1e-5) | (len(p) == 1)
+    assert inside.mean() > 0.8 or len(p) > 10000
+    wanted = ids[np.minimum(after, len(ids) - 1)]
+    drawn = draws(case, uniforms)
+    np.testing.assert_array_equal(drawn[inside], wanted[inside])
+    # Elsewhere it is a neighbour among the survivors; of tens of thousands each has about 1e-5.
+    places = np.searchsorted(ids, drawn)
+    assert np.array_equal(ids[np.minimum(places, len(ids) - 1)], drawn)
+    assert np.abs(np.cumsum(p)[places] - p[places] / 2 - uniforms).max() < p.max() + 1e-5
+
+
+def by_five(expected: np.ndarray) -> np.ndarray:
+    """Numbers of classes: neighbours join until five or more are expected, the rest joins the last."""
+    classes, of, sum = 0, np.zeros(len(expected), int), 0.0
+    for i, each in enumerate(expected):
+        of[i], sum = classes, sum + each
+        if sum >= 5:
+            classes, sum = classes + 1, 0.0
+    return np.minimum(of, max(classes - 1, 0))
 
 
 @pytest.mark.parametrize("case", SAMPLE, ids=str)
 def test_frequencies_and_survivors(case: SampleCase) -> None:
-    """Chi-square with a false alarm of one in a million; ids expected fewer than five times are one class."""
-    n = 20000
+    """Chi-square with a false alarm of one in a million; see by_five."""
+    n = fewer(20000 if case.vocab_size < 2000 else 4000)
     counts = np.bincount(draws(case, np.random.default_rng(3).random(n)), minlength=case.vocab_size)
-    ids, p = sampling_weights(case.logits(), case.temperature, case.top_k, case.top_p, case.min_p)
+    ids, p = sampling_weights(case.logits(), *case.settings)
     assert counts[ids].sum() == n
-    common = p * n >= 5
-    observed = np.append(counts[ids][common], counts[ids][~common].sum())
-    wanted = np.append(p[common], p[~common].sum()) * n
-    observed, wanted = observed[wanted > 0], wanted[wanted > 0]
+    groups = by_five(p * n)
+    observed, wanted = np.bincount(groups, counts[ids]), np.bincount(groups, p * n)
     if (freedom := len(wanted) - 1) > 0:
         # Quantile by Wilson and Hilferty (1931): a chi-square's cube root is nearly normal.
         spread = 2 / (9 * freedom)
@@ -132,59 +164,137 @@ def test_frequencies_and_survivors(case: SampleCase) -> None:
 
 @pytest.mark.parametrize("case", SAMPLE, ids=str)
 def test_every_survivor_can_be_drawn(case: SampleCase) -> None:
-    ids, p = sampling_weights(case.logits(), case.temperature, case.top_k, case.top_p, case.min_p)
-    if not case.top_k and case.top_p == 1:
-        order = np.argsort(ids)
-        ids, p = ids[order], p[order]
+    ids, p = sampling_weights(case.logits(), *case.settings)
     middles = np.cumsum(p) - p / 2
-    likely = p > 1e-6
+    # Half an interval is wider than the rounding of a uniform and of the sums before it.
+    likely = np.flatnonzero(p > 4e-6)[:: max(1, len(p) // fewer(3000))]
     np.testing.assert_array_equal(draws(case, middles[likely]), ids[likely])
 
 
-@pytest.mark.parametrize("settings", [(1, 0, 1, 0), (1, 3, 1, 0), (1, 0, 0.9, 0), (1, 0, 1, 0.01)], ids=str)
-@pytest.mark.parametrize("uniform", [0.0, 2.0**-24, 0.5, LAST])
-def test_a_forbidden_id_is_never_drawn(settings: tuple[float, ...], uniform: float) -> None:
+@pytest.mark.parametrize("seed", range(fewer(80)))
+def test_any_row(seed: int) -> None:
+    """Ties, forbidden ids, sorted rows, every combination of settings."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 6000))
+    x = rng.standard_normal(n) * np.exp(1.5 * rng.standard_normal())
+    match seed % 6:
+        case 1:
+            x = np.round(2 * x) / 2
+        case 2:
+            x[:] = 1.5
+        case 3:
+            x[rng.random(n) < 0.4] = -np.inf
+        case 4:
+            x[rng.random(n) < 0.2] = np.nan
+        case 5:
+            x.sort()
+    x[rng.integers(n)] = 1.5
+    logits = x.astype(np.float32)
+    for _ in range(6):
+        how = (
+            float(np.float32(np.exp(rng.standard_normal()))),
+            float(rng.choice([0, 0, rng.integers(1, 50), rng.integers(1, n + 1)])),
+            float(rng.choice([1, np.float32(rng.random())])),
+            float(rng.choice([0, 0, np.float32(rng.random() ** 3)])),
+            float(rng.choice([1, 1, np.float32(rng.random())])),
+        )
+        # Where a little more or less of a setting changes nothing, rounding does not either.
+        nudged = [tuple(h * (1 + d) if 0 < h < 1 else h for h in how[2:]) for d in (-1e-5, 1e-5)]
+        ids, p = sampling_weights(logits, *how)
+        if any(not np.array_equal(sampling_weights(logits, *how[:2], *rest)[0], ids) for rest in nudged):
+            continue
+        uniforms = rng.random(20).astype(np.float32)
+        drawn = sample(logits, [(*how, u) for u in (*uniforms, 0.0, LAST)])
+        assert np.isin(drawn, ids).all(), how
+        edges = np.cumsum(p)
+        low = ids[np.minimum(np.searchsorted(edges, uniforms - 1e-5, side="right"), len(ids) - 1)]
+        high = ids[np.minimum(np.searchsorted(edges, uniforms + 1e-5, side="right"), len(ids) - 1)]
+        assert ((low <= drawn[:20]) & (drawn[:20] <= high)).all(), how
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("n", [50, 5000])
+def test_a_forbidden_id_is_never_drawn(settings: tuple[float, ...], n: int) -> None:
     """A logit of -inf has probability 0, also for the first and the last uniform."""
-    logits = np.full(50, -np.inf, np.float32)
+    logits = np.full(n, -np.inf, np.float32)
     logits[[20, 30]] = (1.0, 2.0)
-    assert sample(logits, [(*settings, uniform)])[0] in (20, 30)
+    assert set(sample(logits, [(*settings, u) for u in UNIFORMS])) <= {20, 30}
 
 
 @pytest.mark.parametrize("case", SAMPLE, ids=str)
 def test_first_and_last_uniform_draw_survivors(case: SampleCase) -> None:
-    ids, p = sampling_weights(case.logits(), case.temperature, case.top_k, case.top_p, case.min_p)
+    ids, p = sampling_weights(case.logits(), *case.settings)
     first, last = draws(case, np.array([0.0, LAST]))
-    assert first in ids
-    assert last in ids[p > 1e-12]
+    # Uniforms stand in the middle of 2^-24: at neither end is there a chance for less than half of that.
+    edges = np.cumsum(p)
+    assert first == ids[edges > 2.0**-25][0]
+    assert last == ids[edges > 1 - 2.0**-25][0]
+
+
+def survivors(logits: np.ndarray, settings: tuple[float, ...], n_uniforms: int = 200) -> set[int]:
+    """What uniforms everywhere draw."""
+    return set(sample(logits, [(*settings, u) for u in np.linspace(0, LAST, n_uniforms)]).tolist())
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3, 6])
 def test_ties_at_the_border_of_top_k_keep_the_lowest_ids(top_k: int) -> None:
-    logits = np.zeros(40, np.float32)
-    uniforms = (np.arange(top_k) + 0.5) / top_k
-    assert sample(logits, [(1, top_k, 1, 0, u) for u in uniforms]).tolist() == list(range(top_k))
+    assert survivors(np.zeros(40, np.float32), (1, top_k, 1, 0, 1)) == set(range(top_k))
+
+
+@pytest.mark.parametrize("n", [100, 5000])
+def test_ties_at_borders_keep_the_lowest_ids(n: int) -> None:
+    """Whatever comes after, and among other logits: 0 is forbidden, 1 is likelier."""
+    logits = np.zeros(n, np.float32)
+    logits[0], logits[1] = -np.inf, 1.0
+    draws = 4 * n
+    assert survivors(logits, (1, n // 4, 1, 0, 1), draws) == set(range(1, n // 4 + 1))
+    assert survivors(logits, (1, n // 4, 0.5, 0, 1), draws) < set(range(1, n // 4 + 1))
+    half = survivors(logits, (1, 0, 0.5, 0, 1), draws)
+    assert half == set(range(1, len(half) + 1))
+    assert abs(len(half) - n / 2) < 4
+    assert survivors(logits, (1, n // 4, 1, 0.5, 1), draws) == {1}
+    # All of the same information are as typical as the first of them.
+    assert survivors(logits, (1, n // 4, 1, 0, 0.1), draws) == set(range(2, n // 4 + 1))
 
 
 def test_top_p_keeps_the_token_that_reaches_it() -> None:
     logits = np.log(np.array([0.5, 0.25, 0.125, 0.125], np.float32))
-    for top_p, survivors in ((0.1, 1), (0.45, 1), (0.55, 2), (0.7, 2), (0.8, 3), (0.95, 4), (0.0, 1)):
-        drawn = sample(logits, [(1, 0, top_p, 0, u) for u in np.linspace(0, LAST, 200)])
-        assert set(drawn) == set(range(survivors)), top_p
+    for top_p, n in ((0.1, 1), (0.45, 1), (0.55, 2), (0.7, 2), (0.8, 3), (0.95, 4), (0.0, 1)):
+        assert survivors(logits, (1, 0, top_p, 0, 1)) == set(range(n)), top_p
+
+
+def test_typical_p_may_drop_the_likeliest() -> None:
+    """-log2 p is 1, 3, 3, 3, 3, the entropy 2, as far from the one as from the others."""
+    p = np.array([0.5, 0.125, 0.125, 0.125, 0.125])
+    logits = np.log(p).astype(np.float32)
+    logits[0] -= 0.1  # less likely: the entropy grows, and nears the others
+    assert survivors(logits, (1, 0, 1, 0, 0.4)) == {1, 2, 3, 4}
+    assert survivors(logits, (1, 0, 1, 0, 0.6)) == {0, 1, 2, 3, 4}
+    logits[0] += 0.2
+    assert survivors(logits, (1, 0, 1, 0, 0.4)) == {0}
+    assert survivors(logits, (1, 0, 1, 0, 0.0)) == {0}
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-38, 1e-40, 1e-45])
 def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
     logits = np.array([0.5, 1.0, 3.0, 2.0], np.float32)
-    for top_k in (0, 3):
-        assert set(sample(logits, [(temperature, top_k, 1, 0, u) for u in (0.1, 0.5, LAST)])) == {2}
+    for rest in ((0, 1, 0, 1), (3, 1, 0, 1), (0, 0.9, 0.1, 0.9)):
+        assert survivors(logits, (temperature, *rest)) == {2}
+
+
+@pytest.mark.parametrize("temperature", [1e30, 3e38, np.inf])
+def test_a_huge_temperature_is_even(temperature: float) -> None:
+    logits = np.array([0.5, -np.inf, 3.0, -2.0], np.float32)
+    for rest in ((0, 1, 0, 1), (0, 1, 1, 1), (0, 1, 0.5, 0.99)):
+        assert survivors(logits, (temperature, *rest)) == {0, 2, 3}
 
 
 def test_rows_do_not_see_each_other() -> None:
     rng = np.random.default_rng(4)
     logits = rng.standard_normal((40, 131)).astype(np.float32)
-    how = [(t, k, p, m, u) for t, k, p, m, u in zip(
+    how = list(zip(
         rng.choice([0, 0.5, 1.0], 40), rng.choice([0, 7, 131], 40), rng.choice([1.0, 0.9], 40),
-        rng.choice([0, 0.05], 40), rng.random(40), strict=True)]  # fmt: skip
+        rng.choice([0, 0.05], 40), rng.choice([1.0, 0.8], 40), rng.random(40), strict=True))  # fmt: skip
     whole = sample(logits, how)
     for n in range(1, 41):
         np.testing.assert_array_equal(sample(logits[:n], how[:n]), whole[:n])
