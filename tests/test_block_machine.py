@@ -179,7 +179,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def is_as_the_model(self):
-        assert self.real.has_room(3 * PAGE) == self.model.has_room(3 * PAGE)
+        assert self.real.has_room(self.real.table(), 3 * PAGE) == self.model.has_room(3 * PAGE)
         for g, pool in enumerate(self.model.pools):
             assert self.real.n_free(g) == self.model.n_free(g)
             assert self.real.n_cached_pages(g) == len(pool.cached)

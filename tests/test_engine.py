@@ -160,7 +160,7 @@ def test_close_ends_what_runs(make):
     failed = []
 
     def score():
-        with pytest.raises(Cancelled, match="logits: cancelled before all were computed"):
+        with pytest.raises(Cancelled, match="cancelled before all rows were computed"):
             model.logits(LONG)
         failed.append(True)
 
@@ -213,3 +213,75 @@ def test_a_dropped_model_ends_its_thread():
     del stream
     gc.collect()
     until(lambda: set(threading.enumerate()) == before)
+
+
+# --- what goes wrong in a request is its own ----------------------------------------------------------------
+class Strange(Generation):
+    """Fails where nothing is expected to fail."""
+
+    def __init__(self, model, error, where):
+        super().__init__(
+            LONG[:20], SamplingParams(max_tokens=50), end_ids=frozenset(), decoder=model.tokenizer.stream()
+        )
+        self.strange, self.where = error, where
+
+    def take(self, outputs, first_row, n_rows):
+        if self.where == "take":
+            raise self.strange
+        super().take(outputs, first_row, n_rows)
+
+    def finish(self, reason, token=None, text=""):
+        if self.where == "end":
+            raise self.strange
+        super().finish(reason, token, text)
+
+
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [(ValueError(), "take"), (ValueError(), "end"), (SystemExit(3), "take"), (KeyboardInterrupt(), "take")],
+    ids=repr,
+)
+def test_an_error_ends_its_request_alone(make, error, where):
+    model, _ = make(max_seqs=4, layer_s=0.001)
+    other, strange = model.submit(LONG[:40], max_tokens=30), Strange(model, error, where)
+    model._engine.submit([strange])
+    if where == "end":
+        model._engine.cancel(strange)
+    assert strange.wait(LIMIT_S)
+    assert strange.error is error
+    assert other.result(timeout=LIMIT_S).tokens == naive(LONG[:40], 30)
+    assert model.generate([50], max_tokens=2).tokens == naive([50], 2)
+
+
+def test_who_is_waited_for_cannot_wait(make):
+    """As a logits_processor does that calls the model which calls it."""
+    model, _ = make(max_seqs=4)
+    seen = []
+
+    class Curious(Strange):
+        def take(self, outputs, first_row, n_rows):
+            for call in (
+                lambda: model.generate([50]),
+                lambda: next(model.stream([50])),
+                lambda: model.submit([50]).result(),
+            ):
+                with pytest.raises(RuntimeError, match="cannot wait for the model that waits for it"):
+                    call()
+            seen.append(True)
+            Generation.take(self, outputs, first_row, n_rows)
+
+    curious = Curious(model, None, "")
+    curious.max_tokens = 1
+    model._engine.submit([curious])
+    assert curious.wait(LIMIT_S)
+    assert seen == [True]
+    assert curious.result.tokens == naive(LONG[:20], 1)
+
+
+def test_many_deadlines_at_once(make):
+    model, _ = make(max_seqs=4, layer_s=0.001)
+    start = time.monotonic()
+    handles = [model.submit([50 + i % 40], max_tokens=200, deadline_ms=100) for i in range(3000)]
+    assert {handle.result(timeout=LIMIT_S).finish_reason for handle in handles} <= {"deadline", "stop"}
+    assert time.monotonic() - start < LIMIT_S
+    assert not model._engine._deadlines

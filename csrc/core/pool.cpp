@@ -123,8 +123,7 @@ void Pool::start(int n_threads, const std::function<void(int)>& task, bool gathe
   s.failed.store(false, std::memory_order_relaxed);
   s.door.store(uint64_t{count} << 32 | static_cast<uint64_t>(n_threads) << 16 | kOpen,
                std::memory_order_release);
-  const int n_awake = n_workers_ - s.tasks.n_sleeping();
-  s.tasks.raise(n_threads - 1 - n_awake);
+  s.tasks.raise_among(n_threads - 1, n_workers_);
 }
 
 // Closes the door, waits for those who came, and throws what the first of them threw.

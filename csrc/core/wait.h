@@ -97,7 +97,12 @@ class alignas(64) Signal {
     const int n = std::min(n_threads, n_sleeping_.load(std::memory_order_seq_cst));
     if (n > 0) wake(count_, n);
   }
-  int n_sleeping() const { return n_sleeping_.load(std::memory_order_relaxed); }
+  // The same where n_threads of n_all are wanted, and those that are awake see it anyway.
+  void raise_among(int n_threads, int n_all) {
+    count_.fetch_add(1, std::memory_order_seq_cst);  // before it looks who sleeps, as above
+    const int n = n_threads - (n_all - n_sleeping_.load(std::memory_order_seq_cst));
+    if (n > 0) wake(count_, n);
+  }
 
   // Returns once done(), which only a raise() makes true; whether it had to sleep.
   template <class Done>

@@ -63,11 +63,12 @@ cdef class BlockManager:
         """Pages of a group that a prefix keeps and no table uses."""
         return len((<Pool>self.pools[group]).cached)
 
-    def has_room(self, int n_positions):
-        """Whether every group has free pages for a sequence of n_positions, which never holds more than n_kept."""
+    def has_room(self, BlockTable table not None, int n_positions):
+        """Whether every group has the free pages that `table` lacks for n_positions, of which n_kept at a time."""
+        cdef int n_wanted = (n_positions + c_page_positions - 1) // c_page_positions
         cdef Pool pool
         for pool in self.pools:
-            if min((n_positions + c_page_positions - 1) // c_page_positions, pool.n_kept) > pool.n_free():
+            if min(n_wanted - len(<array.array>table.rows[pool.group]), pool.n_kept) > pool.n_free():
                 return False
         return True
 

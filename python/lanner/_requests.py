@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanner.beams import BeamSearch
 from lanner.generation import Generation
-from lanner.handle import AsyncTokenStream, TokenStream, finished_result
+from lanner.handle import AsyncTokenStream, LoopQueue, TokenStream, finished_result
 from lanner.logit_rules import LogitRules
 from lanner.sampling import draw_seed
 
@@ -50,19 +50,20 @@ class Requests:
         own_ends = frozenset() if params.ignore_eos else self.tokenizer.eos_ids
         end_ids = own_ends.union(params.stop_ids)
         params = self._settled(params, self._info.context - len(ids))
+        rules = LogitRules(params, self.tokenizer, ids, end_ids)
         generations: list[Generation] = []
         for index in range(params.n):
-            rules = LogitRules(params, self.tokenizer, ids, end_ids)
             generation = Generation(
                 ids,
                 params,
                 end_ids=end_ids,
                 decoder=self.tokenizer.stream(continues=not is_answer),
-                rules=rules if rules.is_needed else None,
+                rules=rules.fork() if rules.is_needed else None,
                 index=index,
                 on_chunk=on_chunk,
             )
-            generation.leader = generations[0] if index else None
+            if index:
+                generation.follow(generations[0])
             generations.append(generation)
         if params.num_beams > 1:
             BeamSearch(
@@ -98,11 +99,10 @@ class Requests:
     def _astream(
         self, where: str, name: str, prompt: str | TokenIds, params: SamplingParams
     ) -> AsyncTokenStream:
-        stream = AsyncTokenStream(self._cancel)
-        generation = self._one(where, name, prompt, params, False, stream.put)
-        stream.follow(generation)
+        chunks = LoopQueue()
+        generation = self._one(where, name, prompt, params, False, chunks.put)
         self._submit(where, [generation])
-        return stream
+        return AsyncTokenStream(generation, chunks, self._cancel)
 
     def _one(
         self,
@@ -142,8 +142,7 @@ class Requests:
             self._submit(where, sequences)
             for sequence in sequences:
                 sequence.wait()
-                if sequence.error is not None:
-                    raise sequence.error
+                sequence.raise_error()
         except BaseException:
             for sequence in sequences:
                 self._cancel(sequence)

@@ -12,6 +12,13 @@ MAX_SEED = 2**64 - 1
 """A word of the generator's key."""
 
 
+_MOST = 1e30
+"""Of what changes logits, and 1 / it where it divides them: float32 still holds the sums and products."""
+
+_MOST_SAMPLES = 65536
+"""Texts of one prompt: each is a sequence of its own, and steps have room for 64."""
+
+
 def _whole(name: str, value: Any, low: int = 0, high: int | None = None) -> int:
     try:
         number = None if isinstance(value, bool) else operator.index(value)
@@ -50,15 +57,15 @@ def _real(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> fl
 
 def _finite(name: str, value: Any) -> float:
     number = _number(value)
-    if not math.isfinite(number):
-        raise _refused(name, value, "a finite number")
+    if not abs(number) <= _MOST:
+        raise _refused(name, value, f"a number from {-_MOST:g} to {_MOST:g}")
     return number
 
 
 def _positive(name: str, value: Any) -> float:
     number = _number(value)
-    if not (number > 0 and math.isfinite(number)):
-        raise _refused(name, value, "a number above 0")
+    if not 1 / _MOST <= number <= _MOST:
+        raise _refused(name, value, f"a number above 0, from {1 / _MOST:g} to {_MOST:g}")
     return number
 
 
@@ -110,7 +117,9 @@ def _biases(name: str, value: Any) -> tuple[tuple[int, float], ...] | None:
         pairs = tuple(sorted((_whole(name, id), _number(bias)) for id, bias in _pairs(value)))
     except (TypeError, ValueError):
         pairs = ((0, math.nan),)
-    if not all(bias < math.inf for _, bias in pairs) or len({id for id, _ in pairs}) != len(pairs):
+    if not all(abs(bias) <= _MOST or bias == -math.inf for _, bias in pairs) or len(
+        {id for id, _ in pairs}
+    ) != len(pairs):
         raise _refused(name, value, "a finite number or -inf for each of some token ids, or None")
     return pairs
 
@@ -149,7 +158,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "bad_words": _texts,
     "logits_processor": _processor,
     "seed": lambda name, value: None if value is None else _whole(name, value, 0, MAX_SEED),
-    "n": _count,
+    "n": partial(_count, high=_MOST_SAMPLES),
     "stop": _texts,
     "stop_token_ids": _ids,
     "ignore_eos": _flag,
@@ -157,7 +166,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "prompt_logprobs": partial(_optional, _whole),
     "priority": _integer,
     "deadline_ms": partial(_optional, _positive),
-    "num_beams": _count,
+    "num_beams": partial(_count, high=_MOST_SAMPLES),
     "length_penalty": partial(_real, low=-5.0, high=5.0),
     "early_stopping": _flag,
 }

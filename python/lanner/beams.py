@@ -64,6 +64,11 @@ class Beam(sequence.Sequence):
         for generation in self.request.generations if value else ():
             generation.is_cancelled = True
 
+    @property
+    def is_idle(self) -> bool:
+        """See Sequence."""
+        return self.candidates is not None
+
     def take(self, outputs: Outputs, first_row: int, n_rows: int) -> None:
         """See Sequence."""
         self.candidates = outputs.candidates(first_row + n_rows - 1, self.rules, self.request.n_candidates)

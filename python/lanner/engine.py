@@ -17,6 +17,7 @@ from lanner.sequence import Sequence
 
 if TYPE_CHECKING:
     from lanner.decoder import Decoder
+    from lanner.result import FinishReason
     from lanner.seq2seq import Seq2Seq
 
 
@@ -44,7 +45,9 @@ class Engine:
             page_groups=self.decoder.page_groups,
         )
         self._inbox: SimpleQueue[Sequence | None] = SimpleQueue()
-        self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap; no two sequences are compared
+        # By identity, from `submit` on; who waits for one keeps it alive.
+        self._submitted: weakref.WeakValueDictionary[int, Sequence] = weakref.WeakValueDictionary()
+        self._deadlines: list[tuple[float, int]] = []  # a heap: when, and whose identity
         # Reentrant: a stream that the garbage collector finds while its thread is in here cancels itself.
         self._lock = threading.RLock()
         self._stepping: list[StepChunk] = []  # what runs now, and what a cancel may stop; under the lock
@@ -61,6 +64,8 @@ class Engine:
             if self._thread is None and arrived:
                 self._start_thread()  # first: what a failed start left behind would run with a later request
             for sequence in arrived:
+                sequence.served_by = self._thread
+                self._submitted[id(sequence)] = sequence
                 self._inbox.put(sequence)
 
     def _start_thread(self) -> None:
@@ -92,20 +97,28 @@ class Engine:
 
     # --- the engine thread ----------------------------------------------------------------------------------
     def _loop(self) -> None:
-        while self._receive():
-            chunks: list[StepChunk] = []
-            try:
-                chunks = self._scheduler.schedule()
-                if chunks:
-                    self._step(chunks)
-            except Exception as error:
-                for sequence in [chunk.sequence for chunk in chunks] or self._scheduler:
-                    self._fail(sequence, error)
-                self._remove_finished()
-        self._receive_all()
-        for sequence in self._scheduler:
-            sequence.end("cancelled")
-        self._remove_finished()
+        try:
+            while self._receive():
+                chunks: list[StepChunk] = []
+                try:
+                    chunks = self._scheduler.schedule()
+                    if chunks:
+                        self._step(chunks)
+                except Exception as error:
+                    for sequence in [chunk.sequence for chunk in chunks] or self._scheduler:
+                        self._fail(sequence, error)
+                    self._remove_finished()
+            for sequence in self._all():
+                if not sequence.is_finished:
+                    self._end(sequence, "cancelled")
+        except BaseException as error:  # nobody may wait for a thread that is gone
+            self._is_closed = True
+            for sequence in self._all():
+                self._fail(sequence, error)
+            raise
+
+    def _all(self) -> list[Sequence]:
+        return [*self._scheduler, *self._submitted.values()]
 
     def _receive(self) -> bool:
         """Takes in what was submitted, waits while there is nothing to do; False once it is closed."""
@@ -129,23 +142,31 @@ class Engine:
         if sequence.is_cancelled:
             self._has_cancelled = True
         if sequence.deadline_s < _NEVER:
-            heapq.heappush(self._deadlines, (sequence.deadline_s, id(sequence), sequence))
+            heapq.heappush(self._deadlines, (sequence.deadline_s, id(sequence)))
 
     def _end_those_in_time(self) -> None:
         """Ends what was cancelled, and what has reached its deadline."""
+        has_ended = self._has_cancelled
         if self._has_cancelled:
             self._has_cancelled = False
             for sequence in self._scheduler:
                 if sequence.is_cancelled:
-                    sequence.end("cancelled")
+                    self._end(sequence, "cancelled")
+        now = time.perf_counter()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            due = self._submitted.get(heapq.heappop(self._deadlines)[1])
+            # An identity may have been given anew.
+            if due is not None and due.deadline_s <= now:
+                self._end(due, "deadline")
+                has_ended = True
+        if has_ended:
             self._remove_finished()
-        while self._deadlines and self._deadlines[0][0] <= time.perf_counter():
-            sequence = heapq.heappop(self._deadlines)[2]
-            if sequence.request is not None:  # others of it may go on
-                sequence.request.end("deadline")
-            elif not sequence.is_finished:
-                sequence.end("deadline")
-            self._remove_finished()
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        try:
+            sequence.end(reason)
+        except Exception as error:
+            self._fail(sequence, error)
 
     def _step(self, chunks: list[StepChunk]) -> None:
         fill_step(self._views, chunks)
@@ -183,7 +204,7 @@ class Engine:
                 continue
             try:
                 sequence.take(self.decoder, row, n_outputs)
-            except Exception as error:  # its own: the others of the step go on
+            except BaseException as error:  # its own, or its processor's: the others of the step go on
                 self._fail(sequence, error)
             row += n_outputs
             has_ended |= sequence.is_finished
@@ -192,13 +213,13 @@ class Engine:
         for request in requests.values():
             try:
                 request.after_step(self._scheduler)
-            except Exception as error:
+            except BaseException as error:
                 request.fail(error)
             has_ended = True
         if has_ended:
             self._remove_finished(self._scheduler.running)
 
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
+    def _fail(self, sequence: Sequence, error: BaseException) -> None:
         (sequence if sequence.request is None else sequence.request).fail(error)
 
     def _remove_finished(self, among: Iterable[Sequence] | None = None) -> None:
@@ -209,10 +230,7 @@ class Engine:
     # --- fork -----------------------------------------------------------------------------------------------
     def restart_in_child(self) -> None:
         """Starts anew in a process that has only the thread that called fork."""
-        lost = list(self._scheduler)
-        while not self._inbox.empty():
-            if (sequence := self._inbox.get()) is not None:
-                lost.append(sequence)
+        lost = self._all()
         self._reset()
         for sequence in lost:
             sequence.fail(RuntimeError("the request was made before fork and goes on in the parent process"))

@@ -77,6 +77,10 @@ class Generation(Sequence):
         self._first_token_s = self._last_token_s = 0.0
         self._score: float | None = None
 
+    def follow(self, leader: Generation) -> None:
+        """Waits for another sample of the same prompt, to share what it computes."""
+        self.leader, self._prompt_logprobs = leader, leader._prompt_logprobs
+
     @property
     def wanted_from(self) -> int:
         """See Sequence; of a prompt whose log-probabilities are wanted every row."""
@@ -99,8 +103,9 @@ class Generation(Sequence):
         position = self.n_cached - n_rows
         n_inside = min(n_rows, self._n_given - 1 - position)
         if n_inside > 0:
-            known = self.token_ids[position + 1 : position + 1 + n_inside]
-            self._prompt_logprobs.add(outputs, first_row, known)
+            n_known = self._prompt_logprobs.n_rows - position  # of another sample of the prompt
+            known = self.token_ids[position + 1 + n_known : position + 1 + n_inside]
+            self._prompt_logprobs.add(outputs, first_row + n_known, known)
         if n_inside == n_rows:
             return
         if self.max_tokens == 0:
@@ -148,7 +153,8 @@ class Generation(Sequence):
 
     def end(self, reason: FinishReason) -> None:
         """See Sequence."""
-        self.finish(reason)
+        if not self.is_finished:
+            self.finish(reason)
 
     def replay(self, tokens: Iterable[int], reason: FinishReason, score: float, first_token_s: float) -> None:
         """Takes the tokens that a search has found, the first of them at first_token_s, and ends."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 import time
@@ -68,6 +69,7 @@ class TokenStream:
         """Waits for the next chunk; Ctrl-C ends the generation. Raises what went wrong in it."""
         if self._is_over:
             raise StopIteration
+        self._generation.check_waiter()
         try:
             chunk = self._chunks.get()
         except BaseException:
@@ -98,28 +100,32 @@ class TokenStream:
             self.close()
 
 
+class LoopQueue:
+    """Chunks on their way from the engine thread to an event loop; it knows no stream, so one may go."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._chunks: asyncio.Queue[Chunk | None] = asyncio.Queue()
+
+    def put(self, chunk: Chunk | None) -> None:
+        """Called by the engine thread with every chunk."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
+
+    async def get(self) -> Chunk | None:
+        """Waits for the next chunk."""
+        return await self._chunks.get()
+
+
 class AsyncTokenStream:
     """An asynchronous iterator of chunks for one task. Closing it, dropping it, and cancelling the task that
     waits for it ends the generation."""
 
-    _generation: Generation | None = None
-    _is_over = False
-
-    def __init__(self, cancel: Cancel) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._chunks: asyncio.Queue[Chunk | None] = asyncio.Queue()
-        self._cancel = cancel
-
-    def put(self, chunk: Chunk | None) -> None:
-        """Called by the engine thread with every chunk."""
-        try:
-            self._loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            self.close()
-
-    def follow(self, generation: Generation) -> None:
-        """Whose chunks they are."""
+    def __init__(self, generation: Generation, chunks: LoopQueue, cancel: Cancel) -> None:
         self._generation = generation
+        self._chunks = chunks
+        self._cancel = cancel
+        self._is_over = False
 
     def __aiter__(self) -> AsyncTokenStream:
         return self
@@ -135,7 +141,6 @@ class AsyncTokenStream:
             raise
         self._is_over = chunk is None or chunk.finish_reason is not None
         if chunk is None:
-            assert self._generation is not None  # it has ended
             finished_result(self._generation)
             raise StopAsyncIteration
         return chunk
@@ -143,7 +148,7 @@ class AsyncTokenStream:
     def close(self) -> None:
         """Ends the generation if it still runs; there are no more chunks."""
         self._is_over = True
-        if self._generation is not None and not self._generation.is_finished:
+        if not self._generation.is_finished:
             self._cancel(self._generation)
 
     async def aclose(self) -> None:
@@ -165,7 +170,6 @@ class AsyncTokenStream:
 
 def finished_result(generation: Generation) -> GenerationResult:
     """The result of a generation that has ended. Raises what went wrong in it."""
-    if generation.error is not None:
-        raise generation.error
+    generation.raise_error()
     assert generation.result is not None  # the other way to end
     return generation.result

@@ -26,7 +26,7 @@ class LogprobCollector:
 
     def add(self, outputs: Outputs, first_row: int, ids: Sequence[int]) -> None:
         """Rows first_row and on, with the tokens that follow them."""
-        if self._k is None:
+        if self._k is None or not len(ids):
             return
         import numpy as np
 

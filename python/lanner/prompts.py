@@ -56,7 +56,12 @@ class PromptReader:
         return ids
 
     def check_params(self, where: str, params: SamplingParams) -> None:
-        """Raises ValueError for the first id among the options that is not in the vocabulary."""
+        """Raises ValueError for the first option that the vocabulary cannot satisfy."""
+        for name, k in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
+            if k is not None and k > self._vocab_size:
+                raise ValueError(
+                    f"{where}: {name} is {k}, wanted at most vocab_size, which is {self._vocab_size}"
+                )
         self.check_ids(where, "stop_token_ids", params.stop_ids)
         self.check_ids(where, "logit_bias", (id for id, _ in params.biases))
         self.check_ids(where, "allowed_token_ids", params.allowed_ids or ())
@@ -83,7 +88,8 @@ def is_list_of_prompts(prompt: object) -> bool:
 def _is_array(x: object) -> TypeIs[npt.NDArray[Any]]:
     # Nobody has an array before NumPy is imported, which a text alone does not need and takes 80 ms.
     numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(x, numpy.ndarray)
+    ndarray = getattr(numpy, "ndarray", None)  # missing while another thread imports it
+    return ndarray is not None and isinstance(x, ndarray)
 
 
 def _plain_ids(where: str, name: str, prompt: Any) -> list[int]:

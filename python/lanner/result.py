@@ -90,7 +90,8 @@ class GenerationResult:
     Attributes:
         text: what was generated, without end tokens and without the stop text.
         tokens: every id that was generated, the one that ended it included.
-        finish_reason: "stop" (an end token or a stop text), "length" (max_tokens or context), "cancelled".
+        finish_reason: "stop" (an end token or a stop text), "length" (max_tokens or context), "cancelled",
+            "deadline".
         logprobs: of `tokens`, where they were asked for.
         usage: tokens of prompt and completion.
         timings: where the time went.

@@ -92,12 +92,17 @@ class Scheduler:
         """
         while True:
             self._admit()
-            chunks = self._chunks()
+            chunks = self._chunks() or self._chunks(is_limited=False)  # no decode may have found a page
             if chunks or not self._running:
                 return chunks
-            first = next((each for each in self._running if _n_left(each)), self._running[0])
-            self.remove(first)
-            first.fail(self._too_small(first))
+            stuck = next((each for each in self._running if _n_left(each)), None)
+            if stuck is None:  # all wait for others of their requests, which have no place
+                self._preempt(self._running[-1])
+                continue
+            stuck.fail(self._too_small(stuck))  # all pages are free or its own
+            for sequence in self:
+                if sequence.is_finished:
+                    self.remove(sequence)
 
     def commit(self, chunks: list[StepChunk], seconds: float) -> None:
         """A step was computed: what it cached is found by others from now on."""
@@ -129,14 +134,15 @@ class Scheduler:
             insort(self._running, sequence, key=_rank)
             self._follow(sequence)
 
-    def _chunks(self) -> list[StepChunk]:
+    def _chunks(self, is_limited: bool = True) -> list[StepChunk]:
         n_decodes = sum(map(_is_decode, self._running))
         n_tokens, n_outputs = self._max_tokens - n_decodes, self._max_outputs - n_decodes
-        if n_decodes:
-            n_tokens = min(n_tokens, self._times.prompt_tokens)
+        if n_decodes and is_limited:
+            n_tokens = min(n_tokens, self._times.prompt_tokens(n_decodes))
         chunks: list[StepChunk] = []
         index = 0
-        while index < len(self._running) and len(chunks) < self._max_seqs:  # it shrinks from its end
+        # Who gives way meanwhile is served later, or is idle: then the next one may have to wait for a step.
+        while index < len(self._running) and len(chunks) < self._max_seqs:
             sequence = self._running[index]
             index += 1
             is_decode = _is_decode(sequence)
@@ -170,15 +176,20 @@ class Scheduler:
     def _begins(self, sequence: Sequence) -> bool:
         """Gives a table to a sequence that has none, with what the cache has of its tokens.
 
-        False where the pages of all its tokens would have to be taken from others: it would lose them again.
+        False where those that are served before it leave too few pages for all of them: it would have to give
+        up again what it took.
         """
-        others = any(each.table is not None for each in self._running)
-        if others and not self.pages.has_room(len(sequence.token_ids)):
-            return False
-        sequence.table = self.pages.table()
+        table, n_cached = self.pages.table(), 0
         if sequence.shares_pages:
             n_most = min(len(sequence.token_ids) - 1, sequence.wanted_from)
-            sequence.n_cached = self.pages.match(sequence.table, sequence.token_ids, n_most)
+            n_cached = self.pages.match(table, sequence.token_ids, n_most)
+        while not self.pages.has_room(table, len(sequence.token_ids)):
+            if not self._preempt_one(sequence):
+                if all(each.table is None for each in self._running):
+                    break  # alone: it fails where its pages do not suffice, if it gets so far
+                self.pages.release(table)
+                return False
+        sequence.table, sequence.n_cached = table, n_cached
         _note_start(sequence)
         return True
 
@@ -194,15 +205,21 @@ class Scheduler:
             _note_start(sequence)
 
     def _reserve(self, sequence: Sequence, n_positions: int) -> bool:
-        """Room for n_positions, if need be in the place of sequences that are served after this one."""
+        """Room for n_positions, if need be in the place of others."""
         assert sequence.table is not None  # it has begun
         while not self.pages.reserve(sequence.table, sequence.n_cached, n_positions):
-            behind = reversed(self._running[self._running.index(sequence) + 1 :])
-            last = next((each for each in behind if each.table is not None), None)
-            if last is None:
+            if not self._preempt_one(sequence):
                 return False
-            self._preempt(last)
         return True
+
+    def _preempt_one(self, sequence: Sequence) -> bool:
+        """Takes the pages of the last that is served after `sequence`, else of one that waits for others."""
+        behind = self._running[self._running.index(sequence) + 1 :]
+        idle = [each for each in self._running if each is not sequence and each.is_idle]
+        last = next((each for each in [*reversed(behind), *idle] if each.table is not None), None)
+        if last is not None:
+            self._preempt(last)
+        return last is not None
 
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
@@ -227,7 +244,7 @@ def _rank(sequence: Sequence) -> tuple[int, int]:
 
 
 def _n_left(sequence: Sequence) -> int:
-    return len(sequence.token_ids) - sequence.n_cached
+    return 0 if sequence.is_idle else len(sequence.token_ids) - sequence.n_cached
 
 
 def _is_decode(sequence: Sequence) -> bool:
@@ -235,11 +252,14 @@ def _is_decode(sequence: Sequence) -> bool:
 
 
 def _note_start(sequence: Sequence) -> None:
-    sequence.started_s = sequence.started_s or time.perf_counter()
-    sequence.n_found = max(sequence.n_found, sequence.n_cached)
+    if not sequence.started_s:  # what it finds of its own after it gave way does not count
+        sequence.started_s = time.perf_counter()
+        sequence.n_found = sequence.n_cached
 
 
 def _is_ready(sequence: Sequence) -> bool:
     """Whether what it waits for has come: one that shares a prompt begins once the prompt is computed."""
     leader = sequence.leader
+    if sequence.is_idle:
+        return False
     return leader is None or leader.is_finished or leader.n_cached >= len(sequence.token_ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lanner.prompts import TokenIds
+
+_WINDOWS = 64  # that are with the engine at a time: as many as a step has sequences
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,21 +119,18 @@ class Scores(Requests):
         ids = self._prompts.long_ids("perplexity", "text", text)
         if len(ids) < 2:
             raise ValueError("perplexity: text has 1 token, wanted at least 2")
-        parts, end = [], 1
-        for start in range(0, len(ids), stride):
-            part = ids[start : start + window]
-            parts.append((part, end - start))
-            end = start + len(part)
-            if end == len(ids):
-                break
-        found = self._logprobs("perplexity", parts)
-        return math.exp(-math.fsum(math.fsum(each.token_logprobs) for each in found) / (len(ids) - 1))
+        total, windows = 0.0, _windows(ids, window, stride)
+        while parts := list(itertools.islice(windows, _WINDOWS)):
+            found = self._logprobs("perplexity", parts)
+            total += math.fsum(math.fsum(each.token_logprobs) for each in found)
+        return math.exp(-total / (len(ids) - 1))
 
     def choose(self, prompt: str, options: Sequence[str], *, by_token: bool = False) -> Choice:
         """Which of some continuations of a prompt the model finds likeliest.
 
         What an option's text makes of the end of the prompt, such as a space that joins its first word,
-        counts as the option's. The prompt is computed once.
+        counts as the option's; where nothing of the prompt would be left, the two are encoded apart. The
+        prompt is computed once.
 
         Args:
             prompt: a text.
@@ -147,7 +146,10 @@ class Scores(Requests):
             ids = self._prompts.ids("choose", f"options[{i}]", prompt + option)
             pairs = zip(prompt_ids, ids, strict=False)
             n_common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-            parts.append((ids, max(1, min(n_common, len(ids) - 1))))
+            if n_common == 0:  # nothing would stand before its first token
+                ids = prompt_ids + self.tokenizer.encode(option, add_special=False)
+                n_common = len(prompt_ids)
+            parts.append((ids, min(n_common, len(ids) - 1)))
         # The first alone: the others then find the prompt in the cache.
         found = [*self._logprobs("choose", parts[:1]), *self._logprobs("choose", parts[1:])]
         totals, counts = [math.fsum(each.token_logprobs) for each in found], [len(each) for each in found]
@@ -164,6 +166,17 @@ class Scores(Requests):
                 scorings.append(Scoring(ids[:-1], _adding(ids, collector), first=first - 1))
         self._run(where, scorings)
         return [collector.result() for collector in collectors]  # type: ignore[misc]  # a k of 0 collects
+
+
+def _windows(ids: list[int], window: int, stride: int) -> Iterator[tuple[list[int], int]]:
+    """(part, first) of each window: ids of the text, and the first of them that no window before has."""
+    end = 1
+    for start in range(0, len(ids), stride):
+        part = ids[start : start + window]
+        yield part, end - start
+        end = start + len(part)
+        if end == len(ids):
+            return
 
 
 def _adding(ids: list[int], collector: LogprobCollector) -> Any:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from lanner.models._seq2seq import Seq2SeqConfig
     from lanner.phases import Value
 
+CrossViews = tuple["memoryview[int]", "memoryview[int]"]
+"""cross_lens and cross_tables of a step, the tables in one row."""
+
 SOURCE_TOKENS = 512
 """Tokens of a step of the encoder, unless one source is longer."""
 
@@ -158,6 +161,7 @@ class Seq2Seq(OutputRows):
         self.source_step = _core.Step(source_tokens, max_seqs, 1, pages, pages)
         self.program = Program(made.target, made.kept, self.n_threads, MAX_OUTPUTS, max_seqs)
         self.step = _core.Step(MAX_OUTPUTS, max_seqs, max_seqs, pages, pages)
+        self._views, self._source_views = _cross_views(self.step), _cross_views(self.source_step)
 
     # --- steps ----------------------------------------------------------------------------------------------
     def prepare(self, chunks: Iterable[Any]) -> None:
@@ -165,7 +169,7 @@ class Seq2Seq(OutputRows):
         self._sources = [chunk.sequence.source for chunk in chunks]
         self._places.deal(self._sources)
         for row, source in enumerate(self._sources):
-            self._point(self.step, row, source)
+            self._point(self._views, row, source)
 
     def run(self, deadline_s: float = math.inf) -> bool:
         """Encode the sources that are new, and run the step; False where it was stopped, as in Decoder."""
@@ -224,7 +228,7 @@ class Seq2Seq(OutputRows):
             for page in range(-(-length // _core.PAGE_POSITIONS)):
                 tables[row * self._pages_each + page] = n_pages
                 n_pages += 1
-            self._point(step, row, source)
+            self._point(self._source_views, row, source)
         views["seq_starts"][len(batch)] = n_tokens
         step.n_tokens, step.n_seqs, step.n_outputs = n_tokens, len(batch), 0
         if not self.encoder.core.run(step, deadline_s):
@@ -233,15 +237,11 @@ class Seq2Seq(OutputRows):
             self._places[source].is_encoded = True
         return True
 
-    def _point(self, step: _core.Step, row: int, source: Source) -> None:
+    def _point(self, views: CrossViews, row: int, source: Source) -> None:
         """Leads sequence `row` of a step to the keys and values of its source."""
-        views, each, first = (
-            step.memoryviews(),
-            self._pages_each,
-            self._places[source].index * self._pages_each,
-        )
-        views["cross_lens"][row] = len(source.token_ids)
-        tables = views["cross_tables"].cast("B").cast("i")
+        (lens, tables), each = views, self._pages_each
+        first = self._places[source].index * each
+        lens[row] = len(source.token_ids)
         tables[row * each : (row + 1) * each] = array("i", range(first, first + each))
 
     # --- sizes ----------------------------------------------------------------------------------------------
@@ -249,3 +249,8 @@ class Seq2Seq(OutputRows):
     def weight_bytes_per_token(self) -> int:
         """Bytes of weights that a step of the decoder reads: all of its own but the embedding."""
         return weight_bytes_per_token(self.program.instructions)
+
+
+def _cross_views(step: _core.Step) -> CrossViews:
+    views = step.memoryviews()
+    return views["cross_lens"], views["cross_tables"].cast("B").cast("i")

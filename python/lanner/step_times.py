@@ -11,6 +11,9 @@ _BLEND = 0.2  # of a new time in a mean: five steps
 _SURPRISE = 4.0  # a step that took longer than so many times the mean was held up by others
 
 
+_REFRESH = 64  # steps with prompts in a row, after which one without tells again what decodes take
+
+
 class StepTimes:
     """Learns from every step that ran; the answers change speed and order alone, never what is computed."""
 
@@ -18,11 +21,14 @@ class StepTimes:
         self._max_tokens = max_tokens
         self._decode_s = 0.0  # of a step of decodes alone
         self._n_decodes = 0  # in the steps of that mean
+        self._n_mixed = 0  # steps since
         self._n_tokens = float(_FIRST_TOKENS)
 
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of prompts that a step may take in beside running decodes, at least 1."""
+    def prompt_tokens(self, n_decodes: int) -> int:
+        """Tokens of prompts that a step may take in beside so many decodes; 0 where it is to be learned."""
+        is_known = self._n_decodes <= 2 * n_decodes and n_decodes <= 2 * self._n_decodes
+        if not is_known or self._n_mixed >= _REFRESH:
+            return 0
         return min(int(self._n_tokens), self._max_tokens)
 
     def observe(self, n_decodes: int, n_prompt_tokens: int, seconds: float) -> None:
@@ -30,11 +36,12 @@ class StepTimes:
         if not n_prompt_tokens:
             known = self._decode_s if n_decodes == self._n_decodes else 0.0
             self._decode_s = known + _BLEND * (min(seconds, _SURPRISE * known) - known) if known else seconds
-            self._n_decodes = n_decodes
+            self._n_decodes, self._n_mixed = n_decodes, 0
         elif n_decodes and self._decode_s:
+            self._n_mixed += 1
             # No model of the cost: it grows with what the prompt has behind it, and by leaps.
             share = seconds / (_AIM * self._decode_s)
             if share > 1:
                 self._n_tokens = max(1.0, self._n_tokens / min(share, 2.0))
-            elif n_prompt_tokens >= self.prompt_tokens:  # a shorter one says nothing about more
+            elif n_prompt_tokens >= int(self._n_tokens):  # a shorter one says nothing about more
                 self._n_tokens = min(self._n_tokens * min(1 / share, 1.1) + 0.5, float(self._max_tokens))

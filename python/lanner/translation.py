@@ -122,6 +122,8 @@ class Translator(Model):
     def translate(self, texts: Any, params: SamplingParams | None = None, **options: Any) -> str | list[str]:
         """What the model makes of texts, as `TextReader.translate` says."""
         params = merged("translate", params, options)
+        if params.n > 1:
+            raise ValueError(f"translate: n is {params.n}, wanted 1; `generate` gives several texts")
         if not isinstance(texts, str) and isinstance(texts, Sequence) and not texts:
             return []
         many = is_list_of_prompts(texts)
@@ -150,9 +152,9 @@ class Translator(Model):
         end_ids = (frozenset() if params.ignore_eos else own_ends).union(params.stop_ids)
         params = self._settled(params, self._info.context)
         source = Source(ids)
+        rules = LogitRules(params, self.tokenizer, [self._rules.start_id], end_ids)
         generations: list[Generation] = []
         for index in range(params.n):
-            rules = LogitRules(params, self.tokenizer, [self._rules.start_id], end_ids)
             generations.append(
                 Translation(
                     source,
@@ -160,7 +162,7 @@ class Translator(Model):
                     params,
                     end_ids=end_ids,
                     decoder=self.tokenizer.stream(),
-                    logit_rules=rules if rules.is_needed else None,
+                    logit_rules=rules.fork() if rules.is_needed else None,
                     index=index,
                     on_chunk=on_chunk,
                 )
