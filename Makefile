@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check -q
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oracles test-models test-isa test-neon test-wheel bench bench-program bench-peers dev lint format wheel clean
+.PHONY: help demo test test-oracles test-models test-isa test-neon test-determinism test-wheel bench bench-program bench-peers dev lint format wheel clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -65,6 +65,10 @@ test-neon: build/aarch64/runner  ## NEON from the cross compiler (g++-aarch64-li
 	for isa in neon_emulated baseline; do \
 	  LANNER_NEON_RUNNER=build/aarch64/runner LANNER_ISA=$$isa .venv-isa/bin/python -m pytest -q -m neon tests/emulation \
 	  || exit 1; done
+
+# Every marker: what the ordinary tests leave out, and what they have of it.
+test-determinism: .venv-test/installed  ## the needle test in full: the same bits in every arrangement
+	.venv-test/bin/python -m pytest -q -m "" tests/test_determinism.py
 
 test-oracles: .venv-oracles/installed  ## compares with PyTorch and transformers
 	.venv-oracles/bin/python -m pytest -q -m oracle
