@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "bind/array.h"
+#include "bind/gil.h"
 #include "core/memory.h"
 #include "core/pool.h"
 #include "cpu/backend.h"
@@ -85,7 +86,7 @@ void sdpa(const py::array& q, const py::array& k, const py::array& v, py::array&
   a.scale = scale, a.softcap = softcap, a.window = window, a.causal = causal;
   check(a);
   if (a.batch * a.heads * a.q_len == 0) return;
-  py::gil_scoped_release unlocked;
+  ReleasedGil unlocked;
   run(a);
 }
 

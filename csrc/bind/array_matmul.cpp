@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bind/array.h"
+#include "bind/gil.h"
 #include "core/pool.h"
 #include "cpu/backend.h"
 #include "ops/linear.h"
@@ -166,7 +167,7 @@ Product product(const FloatMatrix& x, const std::optional<FloatVector>& bias, Fl
 void matmul_packed(const FloatMatrix& x, const std::shared_ptr<PackedWeight>& w,
                    const std::optional<FloatVector>& bias, FloatMatrix out) {
   const Product p = product(x, bias, out);
-  py::gil_scoped_release unlocked;
+  ReleasedGil unlocked;
   multiply_packed(p, *w);
 }
 
@@ -175,7 +176,7 @@ void matmul_array(const FloatMatrix& x, const py::array& w, const std::string& f
   const Product p = product(x, bias, out);
   const auto* data = static_cast<const std::byte*>(w.data());
   const Format f = format == "f32" ? Format::F32 : format == "f16" ? Format::F16 : Format::BF16;
-  py::gil_scoped_release unlocked;
+  ReleasedGil unlocked;
   multiply_array(p, data, f);
 }
 

@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "bind/array.h"
+#include "bind/gil.h"
 #include "core/check.h"
 #include "core/pool.h"
 #include "cpu/backend.h"
@@ -30,7 +31,7 @@ void for_slices(int64_t n, Body body) {
   const int64_t n_slices = (n + kSlice - 1) / kSlice;
   auto slice = [&](int64_t i) { body(i * kSlice, std::min(kSlice, n - i * kSlice)); };
   const int n_threads = array_threads(n * static_cast<int64_t>(sizeof(float)));
-  py::gil_scoped_release unlocked;
+  ReleasedGil unlocked;
   if (n_threads == 1 || n_slices == 1)
     for (int64_t i = 0; i < n_slices; ++i) slice(i);
   else

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "bind/array.h"
+#include "bind/gil.h"
 #include "core/check.h"
 #include "core/pool.h"
 #include "cpu/backend.h"
@@ -148,7 +149,7 @@ void softmax(const Floats& x, Floats& out, bool logarithm) {
   require(out.ndim() == 2 && out.shape(0) == s.rows && out.shape(1) == s.n);
   SoftmaxRow row{
       x.data(), nullptr, out.mutable_data(), nullptr, s.n, logarithm, s.rows * s.n * 4 >= kStreamBytes};
-  py::gil_scoped_release unlocked;
+  ReleasedGil unlocked;
   const int n_threads = threads_for(s);
   worth_sharing(s, n_threads) ? softmax_by_chunks(row, s, n_threads) : softmax_by_rows(row, s, n_threads);
 }
@@ -158,7 +159,7 @@ void logsumexp(const Floats& x, Floats& out) {
   require(out.size() == s.rows);
   const SoftmaxRow first{x.data(), nullptr, nullptr, nullptr, s.n, true, false};
   float* to = out.mutable_data();
-  py::gil_scoped_release unlocked;
+  ReleasedGil unlocked;
   const int n_threads = threads_for(s);
   const SoftmaxScratch scratch(n_threads, s.n, false);
   if (worth_sharing(s, n_threads)) {
@@ -194,7 +195,7 @@ void norm(const Floats& x, Floats& out, const std::optional<Floats>& weight,
   require(out.size() == x.size());
   const NormRows a{
       x.data(), optional_vector(weight, s.n), optional_vector(bias, s.n), out.mutable_data(), s.n, eps};
-  py::gil_scoped_release unlocked;
+  ReleasedGil unlocked;
   split(threads_for(s), s, [&](int, int64_t begin, int64_t end) { (kernels().*kernel)(a, begin, end); });
 }
 
@@ -225,7 +226,7 @@ void rope(const Floats& x, Floats& out, const Longs& positions, const Longs& ang
   require(out.size() == x.size() && angles.size() == s.rows && inv_freq.size() * 2 <= s.n);
   for (int64_t r = 0; r < s.rows; ++r) require(angles.data()[r] >= 0 && angles.data()[r] < positions.size());
   float* to = out.mutable_data();
-  py::gil_scoped_release unlocked;
+  ReleasedGil unlocked;
   const auto table = angle_table(positions, inv_freq, magnitude);
   const RopeRows a{x.data(), table.get(), angles.data(), to, s.n, inv_freq.size() * 2, interleaved};
   split(threads_for(s), s, [&](int, int64_t begin, int64_t end) { kernels().rope_rows(a, begin, end); });
@@ -237,7 +238,7 @@ void activate(int function, const Floats& gate, const std::optional<Floats>& up,
   require(!up || up->size() == n);
   const float *from = gate.data(), *times = up ? up->data() : nullptr;
   float* to = out.mutable_data();
-  py::gil_scoped_release unlocked;
+  ReleasedGil unlocked;
   split(array_threads(n * 8), {n, 1}, [&](int, int64_t begin, int64_t end) {
     kernels().activate(static_cast<Activation>(function), from + begin, times ? times + begin : nullptr,
                        to + begin, end - begin);
@@ -251,7 +252,7 @@ void top_k(const Floats& x, int64_t k, Floats& values, Longs& ids) {
   const float* from = x.data();
   float* to = values.mutable_data();
   int64_t* to_ids = ids.mutable_data();
-  py::gil_scoped_release unlocked;
+  ReleasedGil unlocked;
   const int n_threads = threads_for(s);
   const int64_t room = top_k_room(s.n, k);
   const std::unique_ptr<uint64_t[]> keys(new uint64_t[static_cast<size_t>(n_threads * room)]);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "bind/text.h"
 #include "formats/gguf.h"
 
@@ -17,7 +18,7 @@ namespace {
 std::unique_ptr<Bpe> from_file(const Gguf& file, const py::list& control_names, std::optional<int32_t> unk_id,
                                bool ignore_merges) {
   const std::vector<std::string_view> names = views(control_names);
-  const py::gil_scoped_release released;
+  ReleasedGil released;
   const auto tokens = views(file.array("tokenizer.ggml.tokens", ValueType::String));
   const auto merges = views(file.array("tokenizer.ggml.merges", ValueType::String));
   const std::vector<int32_t> types = token_types(file);
@@ -43,8 +44,7 @@ py::list encode(const Bpe& bpe, const py::list& pieces) {
   }
   std::vector<int32_t> ids;
   {
-    std::optional<py::gil_scoped_release> released;
-    if (text.size() >= kLongText) released.emplace();
+    ReleasedGil released(text.size() >= kLongText);
     ids.reserve(piece_ends.size());
     bpe.encode_pieces(text, piece_ends, ids);
   }
@@ -55,8 +55,7 @@ py::list split(const Bpe& bpe, const py::str& text, bool parse_special) {
   const std::string_view bytes = utf8(text.ptr());
   std::vector<Bpe::Segment> segments;
   {
-    std::optional<py::gil_scoped_release> released;
-    if (bytes.size() >= kLongText) released.emplace();
+    ReleasedGil released(bytes.size() >= kLongText);
     segments = bpe.split_special(bytes, parse_special);
   }
   py::list out;

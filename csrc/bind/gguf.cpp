@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "core/check.h"
 
 namespace py = pybind11;
@@ -111,7 +112,7 @@ py::array tensor_data(const std::shared_ptr<Gguf>& file, std::string_view name) 
 
 std::shared_ptr<Gguf> open(const py::object& path) {
   std::string encoded = file_system_path(path);
-  const py::gil_scoped_release released;
+  ReleasedGil released;
   return std::make_shared<Gguf>(std::move(encoded));
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "core/check.h"
 #include "core/memory.h"
 #include "core/pool.h"
@@ -62,7 +63,7 @@ class LogitsRow {
     check(from.shape[1] == n_, "LogitsRow.copy: logits has ", from.shape[1], " columns, wanted ", n_);
     check(row >= 0 && row < from.shape[0], "LogitsRow.copy: row is ", row, ", logits has ", from.shape[0]);
     const float* begin = static_cast<const float*>(from.ptr) + row * n_;
-    py::gil_scoped_release unlocked;
+    ReleasedGil unlocked;
     std::copy(begin, begin + n_, x());
   }
 
@@ -95,7 +96,7 @@ class LogitsRow {
   }
 
   void log_softmax() {
-    py::gil_scoped_release unlocked;
+    ReleasedGil unlocked;
     const ChunkSum sum = sum_of(x(), n_, chunks_);
     const SoftmaxRow row{x(), nullptr, x(), chunks_.data(), n_, true, false};
     kernels().write_chunks(row, sum, 0, static_cast<int64_t>(chunks_.size()));
@@ -115,7 +116,7 @@ class LogitsRow {
     std::copy(settings.begin(), settings.end(), row);
     row[kSamplingCols - 1] = uniform;
     if (!scratch_.data()) scratch_ = Memory(kScratchBytes);
-    py::gil_scoped_release unlocked;
+    ReleasedGil unlocked;
     int32_t id = -1;
     const SampleArgs args{{x_.data(), n_, RowKind::kOutputs, 0, 0},
                           {reinterpret_cast<std::byte*>(&id), 1, RowKind::kOutputs, 0, 0}};
@@ -187,7 +188,7 @@ py::tuple log_probs(const py::buffer& logits, int64_t first_row, const py::buffe
                    top.mutable_data()};
   const int64_t most = std::clamp<int64_t>(n_rows, 1, std::max(n_threads, 1));
   {
-    py::gil_scoped_release unlocked;
+    ReleasedGil unlocked;
     compute(a, static_cast<int>(most));
   }
   return py::make_tuple(of_ids, top_ids, top);

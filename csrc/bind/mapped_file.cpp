@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "core/check.h"
 #include "cpu/backend.h"
 
@@ -45,7 +46,7 @@ void translate_file_error(std::exception_ptr error) {
 
 std::shared_ptr<MappedFile> open(const py::object& path) {
   std::string encoded = file_system_path(path);
-  const py::gil_scoped_release released;
+  ReleasedGil released;
   return std::make_shared<MappedFile>(std::move(encoded));
 }
 
@@ -70,7 +71,7 @@ py::bytes floats(const MappedFile& file, uint64_t offset, uint64_t n, const std:
   auto* to = reinterpret_cast<float*>(PyBytes_AS_STRING(out.ptr()));
   bool finite = true;
   {
-    const py::gil_scoped_release released;
+    ReleasedGil released;
     cpu_table().dequantize(f.format, from, static_cast<int64_t>(n), to);
     finite = std::all_of(to, to + n, [](float x) { return x - x == 0.0f; });
   }

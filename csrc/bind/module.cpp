@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "core/check.h"
 #include "core/cpu.h"
 #include "core/memory.h"
@@ -114,11 +115,10 @@ PYBIND11_MODULE(_core, m) {
   m.def("isa", [] { return cpu_table().name; });
   m.def("runnable_isas", &runnable_isas);
   m.def("probe_read_bandwidth", &probe_read_bandwidth, py::arg("n_threads"), py::arg("n_bytes"),
-        py::arg("n_runs") = 5, py::call_guard<py::gil_scoped_release>());
+        py::arg("n_runs") = 5, py::call_guard<ReleasedGil>());
   m.def("probe_copy_bandwidth", &probe_copy_bandwidth, py::arg("n_threads"), py::arg("n_bytes"),
-        py::arg("n_runs") = 5, py::call_guard<py::gil_scoped_release>());
-  m.def("probe_fma", &probe_fma, py::arg("n_threads"), py::arg("n_runs") = 5,
-        py::call_guard<py::gil_scoped_release>());
+        py::arg("n_runs") = 5, py::call_guard<ReleasedGil>());
+  m.def("probe_fma", &probe_fma, py::arg("n_threads"), py::arg("n_runs") = 5, py::call_guard<ReleasedGil>());
 }
 
 }  // namespace lanner

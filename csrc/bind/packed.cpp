@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "core/mapped_file.h"
 #include "core/pool.h"
 #include "cpu/backend.h"
@@ -75,7 +76,7 @@ bool pack_segment(const Part& part, const Segment& segment, int n_threads) {
 
 std::shared_ptr<PackedWeight> pack(const std::vector<Part>& parts, int n_threads,
                                    std::shared_ptr<Arena> arena) {
-  py::gil_scoped_release unlocked;
+  ReleasedGil unlocked;
   std::vector<PackSource> sources;
   for (const Part& part : parts) sources.push_back(part.stored), sources.back().format = part.format;
   auto weight = std::make_shared<PackedWeight>(lay_out(sources, std::move(arena)));
@@ -179,7 +180,7 @@ std::vector<int32_t> segment_rows_of(const PackedWeight& w) {
 py::array_t<float> unpack(const PackedWeight& w) {
   py::array_t<float> out({w.n, w.k});
   float* to = out.mutable_data();
-  py::gil_scoped_release unlocked;
+  ReleasedGil unlocked;
   for (int32_t row = 0; row < w.n; ++row, to += w.k) cpu_table().unpack_row(w, row, to);
   return out;
 }

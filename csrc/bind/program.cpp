@@ -2,6 +2,7 @@
 #include "program/program.h"
 
 #include "bind/fields.h"
+#include "bind/gil.h"
 #include "bind/step.h"
 #include "cpu/backend.h"
 
@@ -46,7 +47,7 @@ void run_alone(const StepBuffers& buffers, const py::kwargs& values) {
   CacheLimits caches;
   caches.add(args);
   check_sequences(op, step, caches);
-  py::gil_scoped_release unlocked;
+  ReleasedGil unlocked;
   AttentionPlan plan;
   if constexpr (std::is_same_v<Args, AttentionArgs>) prepare(*(args.plan = &plan), args, step);
   Memory scratch(kScratchBytes);
@@ -127,7 +128,7 @@ void bind_program(py::module_& m) {
           "run",
           [](PyProgram& p, const StepBuffers& step, std::optional<double> deadline) {
             const Step view = step.view();
-            py::gil_scoped_release unlocked;
+            ReleasedGil unlocked;
             return p.run(view, deadline.value_or(kForever));
           },
           py::arg("step"), py::arg("deadline") = py::none())

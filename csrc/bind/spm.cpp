@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "bind/text.h"
 #include "formats/gguf.h"
 
@@ -41,7 +42,7 @@ std::unique_ptr<Spm> from_file(std::shared_ptr<Gguf> file, const py::list& contr
                                const std::optional<py::list>& spaces_stay_after) {
   const Options options{views(control_names), unk_id.value_or(-1), add_space_prefix, remove_extra_whitespaces,
                         optional_views(spaces_stay_after)};
-  const py::gil_scoped_release released;
+  ReleasedGil released;
   const auto tokens = views(file->array("tokenizer.ggml.tokens", ValueType::String));
   const Array& stored = file->array("tokenizer.ggml.scores", ValueType::F32);
   std::vector<float> scores(stored.count);
@@ -69,8 +70,7 @@ py::list encode(const Spm& spm, const py::str& text, bool parse_special) {
   const std::string_view bytes = utf8(text.ptr());
   std::vector<int32_t> ids;
   {
-    std::optional<py::gil_scoped_release> released;
-    if (bytes.size() >= kLongText) released.emplace();
+    ReleasedGil released(bytes.size() >= kLongText);
     spm.encode(bytes, parse_special, ids);
   }
   return id_list(ids);
