@@ -93,8 +93,9 @@ class Requests:
     ) -> TokenStream:
         chunks: SimpleQueue[Chunk | None] = SimpleQueue()
         generation = self._one(where, name, prompt, params, is_answer, chunks.put)
+        stream = TokenStream(generation, chunks, self._cancel)  # first: Ctrl-C then finds who ends it
         self._submit(where, [generation])
-        return TokenStream(generation, chunks, self._cancel)
+        return stream
 
     def _astream(
         self, where: str, name: str, prompt: str | TokenIds, params: SamplingParams
@@ -134,7 +135,13 @@ class Requests:
                 sequence.finish("length")
         # Of a request its first sequence, which makes the others.
         wanted = [sequence for sequence in sequences if not sequence.is_finished]
-        engine.submit(dict.fromkeys(each if each.request is None else each.request.first for each in wanted))
+        first = dict.fromkeys(each if each.request is None else each.request.first for each in wanted)
+        try:
+            engine.submit(first)
+        except BaseException:  # Ctrl-C: nobody will wait for what has come in
+            for sequence in first:
+                engine.cancel(sequence)
+            raise
 
     def _run(self, where: str, sequences: Sequence[TokenSequence]) -> None:
         """Waits until all have ended; an error or Ctrl-C in the meantime ends all. Raises what went wrong."""

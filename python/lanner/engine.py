@@ -233,7 +233,8 @@ class Engine:
         lost = self._all()
         self._reset()
         for sequence in lost:
-            sequence.fail(RuntimeError("the request was made before fork and goes on in the parent process"))
+            error = RuntimeError("the request was made before fork and goes on in the parent process")
+            self._fail(sequence, error)
 
 
 _NEVER = float("inf")
