@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check -q
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oracles test-models test-isa test-neon test-determinism test-wheel bench bench-program bench-peers dev lint format wheel clean
+.PHONY: help demo test test-oracles test-models test-isa test-neon test-determinism test-wheel soak bench bench-program bench-peers dev lint format wheel clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -37,6 +37,10 @@ demo: .venv/installed  ## builds, fetches the default model, answers a prompt
 
 test: .venv-test/installed  ## builds and runs the tests; needs nothing but the package index
 	.venv-test/bin/python -m pytest -q
+
+MINUTES ?= 20
+soak: .venv-test/installed  ## random requests from 16 threads for MINUTES (20): no error, flat memory
+	.venv-test/bin/python bench/soak.py --minutes $(MINUTES)
 
 # The package with two sets more: AVX-512 and NEON from emulated intrinsics, for machines that have neither.
 .venv-isa/installed: $(SOURCES) $(EMULATION)
