@@ -10,7 +10,7 @@ comma := ,
 .PHONY: help demo test test-oracles test-models test-isa test-neon test-determinism test-wheel soak bench bench-program bench-peers dev lint format wheel clean
 
 help:  ## lists the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 # Compiled once for all environments.
 build/local/.made: $(SOURCES)
