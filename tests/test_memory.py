@@ -148,3 +148,37 @@ def test_packing_a_folder_takes_one_copy_of_its_weights(quantize: str, tmp_path:
     )
     packed, before, peak = json.loads(child.stdout)
     assert peak - before <= packed + (24 << 20)
+
+
+CYCLES = """
+import gc, json, resource, sys, threading
+import lanner
+def resident_mb():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 1e6
+def cycle():
+    model = lanner.load(sys.argv[1], context=1024)
+    def ask(i):
+        model.generate([1000 + i] * (50 + i), max_tokens=8, ignore_eos=True, logprobs=2)
+    callers = [threading.Thread(target=ask, args=(i,)) for i in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    loaded = resident_mb()
+    model.close()
+    del model
+    gc.collect()
+    return loaded, resident_mb()
+print(json.dumps([cycle(), cycle()]))
+"""
+
+
+def test_memory_comes_back_when_a_model_is_closed(smollm2_path: Path) -> None:
+    """What the first cycle leaves are libraries and an allocator's arenas; the second adds nothing to them."""
+    child = subprocess.run(
+        [sys.executable, "-c", CYCLES, str(smollm2_path)], capture_output=True, text=True, check=True
+    )
+    (loaded, after_first), (_, after_second) = json.loads(child.stdout)
+    assert loaded - after_first > 90  # of 98 MB of weights
+    assert after_second - after_first < 5
