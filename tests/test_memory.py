@@ -175,7 +175,7 @@ print(json.dumps([cycle(), cycle()]))
 
 
 def test_memory_comes_back_when_a_model_is_closed(smollm2_path: Path) -> None:
-    """What the first cycle leaves are libraries and an allocator's arenas; the second adds nothing to them."""
+    """The first cycle leaves libraries and an allocator's arenas; the second adds nothing to them."""
     child = subprocess.run(
         [sys.executable, "-c", CYCLES, str(smollm2_path)], capture_output=True, text=True, check=True
     )

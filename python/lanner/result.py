@@ -95,7 +95,7 @@ class GenerationResult:
         logprobs: of `tokens`, where they were asked for.
         usage: tokens of prompt and completion.
         timings: where the time went.
-        seed: repeats the generation, also where none was given.
+        seed: repeats the generation, also where none was given; of n texts all of them, with the same n.
         prompt_logprobs: of the tokens of the prompt but the first, where they were asked for.
         score: of beam search, the sum of the log-probabilities of `tokens` / their number ** length_penalty.
     """

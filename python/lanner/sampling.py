@@ -28,7 +28,8 @@ class SamplingParams:
     draw. Log probabilities are the model's own, before all of these.
 
     Attributes:
-        max_tokens: at most this many tokens are generated; 0 gives an empty text without running the model.
+        max_tokens: at most this many tokens are generated, and what the context has room for; 0 gives an
+            empty text without running the model.
         min_tokens: no end token is generated before so many others; a stop text may end it sooner.
         temperature: divides the logits; 0 always takes the likeliest token, the lowest id on ties.
         top_k: draws among the k likeliest tokens; 0 means all.

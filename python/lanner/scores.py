@@ -84,13 +84,13 @@ class Scores(Requests):
     @overload
     def score(self, texts: Sequence[str] | Sequence[TokenIds]) -> list[Score]: ...
     def score(self, texts: Any) -> Score | list[Score]:
-        """Log-probabilities of the tokens of a text; of several texts a list, in their order.
+        """Log-probabilities of the tokens of a text after its first; of several texts a list, in their order.
 
         Each text has at least one token and fits into the context.
         """
         import numpy as np
 
-        many = is_list_of_prompts(texts) or (isinstance(texts, Sequence) and not len(texts))
+        many = is_list_of_prompts(texts) or (isinstance(texts, Sequence) and not len(texts) and texts != "")
         named = [(f"texts[{i}]", each) for i, each in enumerate(texts)] if many else [("texts", texts)]
         parts = [self._prompts.ids("score", name, each) for name, each in named]
         found = self._logprobs("score", [(ids, 1) for ids in parts])
@@ -114,8 +114,14 @@ class Scores(Requests):
             stride: from the start of a window to the start of the next; by default half a window.
         """
         context = self._info.context
-        window = _whole("window", context if window is None else window, 2, context)
-        stride = _whole("stride", max(1, window // 2) if stride is None else stride, 1, window - 1)
+        window = _whole("window", context if window is None else window, 2, context, ", the context")
+        stride = _whole(
+            "stride",
+            max(1, window // 2) if stride is None else stride,
+            1,
+            window - 1,
+            ", less than the window",
+        )
         ids = self._prompts.long_ids("perplexity", "text", text)
         if len(ids) < 2:
             raise ValueError("perplexity: text has 1 token, wanted at least 2")
@@ -186,7 +192,7 @@ def _adding(ids: list[int], collector: LogprobCollector) -> Any:
     return add
 
 
-def _whole(name: str, value: int, low: int, high: int) -> int:
+def _whole(name: str, value: int, low: int, high: int, why: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"perplexity: {name} is {value!r:.80}, wanted {low} to {high}")
+        raise ValueError(f"perplexity: {name} is {value!r:.80}, wanted {low} to {high}{why}")
     return value
