@@ -123,6 +123,7 @@ class LlamaCppEngine:
             for variant in self.variants
         }
         self._n_threads = n_threads
+        self._held: dict[str, tuple[list[int], int]] = {}  # the prompt of each context, and what follows it
         self.name = "llama.cpp"
         self.version = f"llama-cpp-python {c.__version__}"
         info = c.llama_print_system_info().decode()  # "CPU : SSE3 = 1 | AVX2 = 1 | ..."
@@ -156,8 +157,10 @@ class LlamaCppEngine:
         return time.perf_counter() - start, [token]
 
     def decode(self, ids: list[int], n_tokens: int, variant: str) -> tuple[float, list[int]]:
-        context = self._cleared(variant)
-        token = ids[0] if len(ids) == 1 else self._prompt(context, ids)
+        context = self._contexts[variant]
+        if len(ids) == 1:
+            self._cleared(variant)
+        token = ids[0] if len(ids) == 1 else self._behind(variant, ids)
         tokens = []
         start = time.perf_counter()
         for _ in range(n_tokens):
@@ -189,7 +192,17 @@ class LlamaCppEngine:
             c.llama_batch_free(batch)
             c.llama_free(context)
 
+    def _behind(self, variant: str, ids: list[int]) -> int:
+        """The token that follows a prompt. Its context keeps the prompt, as Lanner's cache does."""
+        held, token = self._held.get(variant, ([], -1))
+        memory = self._c.llama_get_memory(self._contexts[variant])
+        if held != ids or not self._c.llama_memory_seq_rm(memory, 0, len(ids), -1):
+            token = self._prompt(self._cleared(variant), ids)
+            self._held[variant] = ids, token
+        return token
+
     def _cleared(self, variant: str) -> Any:
+        self._held.pop(variant, None)
         context = self._contexts[variant]
         self._c.llama_memory_clear(self._c.llama_get_memory(context), False)
         return context

@@ -118,7 +118,8 @@ class LoadedModels:
             higher_is_better=True,
             n_bytes=self._comparison.costs["weight_bytes"],
         )
-        self._play(row, n_tokens, "decode", {"ids": max(1, n_context), "n_tokens": n_tokens})
+        sizes = {"ids": max(1, n_context), "n_tokens": n_tokens}
+        self._play(row, n_tokens, "decode", sizes, is_new=False)
 
     def parallel(self, n_seqs: int, n_tokens: int) -> None:
         """A row of tokens per second of all sequences together, decoding at the same time."""
@@ -126,7 +127,10 @@ class LoadedModels:
         row = Row(f"decode, {n_seqs} x {n_tokens} tokens", "tokens/s", higher_is_better=True, n_macs=macs)
         self._play(row, n_seqs * n_tokens, "parallel", {"ids": n_seqs, "n_tokens": n_tokens})
 
-    def _play(self, row: Row, n_tokens: int, op: str, sizes: dict[str, int]) -> None:
+    def _play(
+        self, row: Row, n_tokens: int, op: str, sizes: dict[str, int], *, is_new: bool = True
+    ) -> None:
+        """Rounds of one operation; where its prompt is timed (`is_new`), no two begin alike."""
         tokens: dict[tuple[Contender, int], list[int]] = {}
         idle_s = dict.fromkeys(self._workers, 0.0)
         idle_cpu_s = dict.fromkeys(self._workers, 0.0)
@@ -137,7 +141,7 @@ class LoadedModels:
             for other in resting.values():
                 other.spent_cpu_s()
             cpu_s, start = worker.cpu_s, time.perf_counter()
-            arguments = sizes | {"ids": rotated(self._ids, sizes["ids"], index)}
+            arguments = sizes | {"ids": rotated(self._ids, sizes["ids"], index if is_new else 0)}
             seconds, tokens[contender, index] = worker.call(op, variant=contender.variant, **arguments)
             wall = time.perf_counter() - start
             rested = {name: other.spent_cpu_s() for name, other in resting.items()}

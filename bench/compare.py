@@ -24,7 +24,7 @@ from _report import Comparison, as_json, as_markdown, as_text
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ("prefill", "decode", "context", "parallel", "process")
-PREFILL_TOKENS = 512
+PREFILL_TOKENS = (512, 32)
 DECODE_TOKENS = 64
 
 # Asked of a child: whatever this process imports would count in the memory of the processes that it measures.
@@ -53,7 +53,8 @@ def main() -> None:
         ids, n_short = tokenize(workers, comparison, text, short)
         loaded = LoadedModels(rounds, workers, ids)
         if "prefill" in options.rows:
-            loaded.prefill(PREFILL_TOKENS)
+            for n_tokens in PREFILL_TOKENS:
+                loaded.prefill(n_tokens)
         if "decode" in options.rows:
             loaded.decode(DECODE_TOKENS)
         if "context" in options.rows:
@@ -72,7 +73,7 @@ def main() -> None:
 
 def load(workers: dict[str, Worker], options: argparse.Namespace) -> Comparison:
     """Load both engines and learn the limits of the machine."""
-    n_positions = max(PREFILL_TOKENS, options.context if "context" in options.rows else 0) + DECODE_TOKENS + 1
+    n_positions = max(*PREFILL_TOKENS, options.context if "context" in options.rows else 0) + DECODE_TOKENS + 1
     lanner = workers["lanner"]
     limits = lanner.call("limits", n_threads=options.threads)
     costs = lanner.call("costs", path=options.model)
