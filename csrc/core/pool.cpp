@@ -24,7 +24,8 @@ struct Pool::Shared {
   Signal left;
   std::atomic<uint32_t> n_left{0};  // workers that have finished the task
   std::atomic<bool> failed{false};
-  std::exception_ptr error;  // what the first to fail threw
+  std::exception_ptr error;    // what the first to fail threw
+  Places places{kMaxThreads};  // of the workers, where they waited last
 
   int enter(uint32_t& seen);
   void serve(int id, uint32_t count);
@@ -100,9 +101,10 @@ void Pool::Shared::serve(int id, uint32_t count) {
 void Pool::grow(int n_workers) {
   if (!shared_) shared_ = std::make_shared<Shared>();
   while (n_workers_ < n_workers) {
-    std::thread([shared = shared_, seen = shared_->tasks.count()]() mutable {
+    std::thread([shared = shared_, index = n_workers_, seen = shared_->tasks.count()]() mutable {
       double spin_s = kIdleSpin_s;
       for (;;) {
+        shared->places.note(index);
         shared->tasks.wait([&] { return shared->tasks.count() != seen; }, spin_s);
         const int id = shared->enter(seen);
         if (id > 0) shared->serve(id, seen);
@@ -116,6 +118,8 @@ void Pool::grow(int n_workers) {
 void Pool::start(int n_threads, const std::function<void(int)>& task, bool gathers) {
   grow(n_threads - 1);
   Shared& s = *shared_;
+  // Who sleeps on this processor would be woken on it, and wait for what the caller is about to do.
+  if (s.tasks.has_sleepers() && s.places.are_shared(-1, n_workers_)) s.places.leave(-1, n_workers_);
   const uint32_t count = s.tasks.count() + 1;
   s.task = &task;
   s.gathers = gathers;

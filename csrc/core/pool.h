@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 
+#include "core/places.h"
 #include "core/thread_limit.h"
 #include "core/wait.h"
 
@@ -21,7 +22,7 @@ inline constexpr int kMaxThreads = 255;  // more than share a memory bus; the do
 // that it wrote is seen by all when they leave.
 class Barrier {
  public:
-  explicit Barrier(int most_threads) : processors_(new Processor[static_cast<size_t>(most_threads)]) {}
+  explicit Barrier(int most_threads) : places_(most_threads) {}
 
   // For n threads from now on. Forgets who has arrived and slept, in a child after fork, where the threads
   // that would follow do not exist. Only while no thread is inside.
@@ -35,9 +36,7 @@ class Barrier {
   template <class AtLast>
   void wait(int worker, AtLast at_last) {
     const uint32_t round = passed_.count();
-    const int processor = current_processor();
-    std::atomic<int>& known = processors_[worker].last;
-    if (known.load(std::memory_order_relaxed) != processor) known.store(processor, std::memory_order_relaxed);
+    places_.note(worker);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == n_ - 1) {
       at_last();
       arrived_.store(0, std::memory_order_relaxed);
@@ -45,36 +44,31 @@ class Barrier {
       return;
     }
     const auto passed = [&] { return passed_.count() != round; };
-    if (spin_until(passed, kSpin_s, [&] { return shares(worker, processor); })) return;
+    const auto is_shared = [&] { return places_.are_shared(worker, n_); };
+    if (spin_until(passed, kSoon_s, is_shared)) return;
     const double start_s = monotonic_s();
-    passed_.wait(passed, 0);
+    if (is_shared()) places_.leave(worker, n_);
+    passed_.wait(passed, is_shared() ? 0 : kSpin_s);  // who shares cannot arrive before this one sleeps
     lost_ns_.fetch_add(static_cast<int64_t>(1e9 * (monotonic_s() - start_s)), std::memory_order_relaxed);
   }
   void wait(int worker) {
     wait(worker, [] {});
   }
 
-  // Time since reset() that threads slept, the sum over the threads.
+  // A thread begins a task: the others learn where it runs.
+  void enter(int worker) { places_.note(worker); }
+
+  // Time since reset() that threads waited for one that was late, the sum over the threads.
   double lost_s() const { return 1e-9 * static_cast<double>(lost_ns_.load(std::memory_order_relaxed)); }
 
  private:
   // Longer than phases are uneven: a partner that is running arrives within microseconds.
-  static constexpr double kSpin_s = 50e-6;
-
-  struct alignas(64) Processor {
-    std::atomic<int> last{-1};
-  };
-
-  // Whether another thread was last seen on this processor: then it cannot run before this one sleeps.
-  bool shares(int worker, int processor) const {
-    for (int i = 0; i < n_; ++i)
-      if (i != worker && processor >= 0 && processors_[i].last.load(std::memory_order_relaxed) == processor)
-        return true;
-    return false;
-  }
+  static constexpr double kSoon_s = 50e-6;
+  // To wake up takes a thread 50 to 100 us where an idle processor must be fetched back from a hypervisor.
+  static constexpr double kSpin_s = 200e-6;
 
   int n_ = 1;
-  const std::unique_ptr<Processor[]> processors_;  // by worker, where it arrived last
+  Places places_;
   alignas(64) std::atomic<int> arrived_{0};
   Signal passed_;
   alignas(64) std::atomic<int64_t> lost_ns_{0};

@@ -14,7 +14,6 @@
 
 #ifdef __linux__
 #include <linux/futex.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -35,15 +34,6 @@ inline constexpr double kForever = std::numeric_limits<double>::infinity();
 // Seconds of the monotonic clock, that of Python's time.perf_counter on Linux.
 inline double monotonic_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// Where the calling thread runs, a few nanoseconds; -1 where the system does not tell.
-inline int current_processor() {
-#ifdef __linux__
-  return sched_getcpu();
-#else
-  return -1;
-#endif
 }
 
 // True once done() is; false when that took longer than `most_s`, or when in_vain() is true.
@@ -89,6 +79,7 @@ inline void wake(std::atomic<uint32_t>& word, int n) {
 class alignas(64) Signal {
  public:
   uint32_t count() const { return count_.load(std::memory_order_acquire); }
+  bool has_sleepers() const { return n_sleeping_.load(std::memory_order_relaxed) > 0; }
 
   // What done() of a waiter looks at was written before. Wakes up to n_threads of those that sleep.
   void raise(int n_threads = INT_MAX) {

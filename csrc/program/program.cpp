@@ -169,6 +169,7 @@ bool Program::must_stop() const {
 void Program::run_worker(const Step& step, int id) {
   Worker worker;
   worker.id = id;
+  barrier_.enter(id);
   worker.replicated[0] = step.n_tokens <= kReplicatedRows;
   worker.replicated[1] = step.n_outputs <= kReplicatedRows;
   worker.scratch = scratch_.data() + static_cast<size_t>(id) * kScratchBytes;
