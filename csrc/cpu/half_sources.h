@@ -56,7 +56,7 @@ struct UnpackedHalves {
   LANNER_INLINE static UnpackedHalves at(const std::byte* blocks, int b) { return {blocks + b * kBytes}; }
   template <int g>
   LANNER_INLINE Codes codes() const {
-    return load_codes(p + 64 * g);
+    return load_unpacked(p + 64 * g);
   }
   LANNER_INLINE WidePairs factors() const { return load_i16_pairs(p + 512); }
   LANNER_INLINE WidePairs corrections() const { return load_i16_pairs(p + 576); }

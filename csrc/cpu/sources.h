@@ -165,7 +165,7 @@ struct UnpackedBlock {
   LANNER_INLINE static UnpackedBlock at(const std::byte* blocks, int b) { return {blocks + b * kBytes}; }
   template <int position>
   LANNER_INLINE Codes codes() const {
-    return load_codes(p + 64 * position);
+    return load_unpacked(p + 64 * position);
   }
   LANNER_INLINE F32 scales() const { return load(reinterpret_cast<const float*>(p + 512)); }
   LANNER_INLINE F32 minima() const { return load(reinterpret_cast<const float*>(p + 576)); }

@@ -11,6 +11,13 @@ inline Codes load_codes(const void* p) {
   const __m256i* q = static_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
 }
+// The same into registers that stay: read anew for every product, they would be a load each, where two can
+// be in a cycle and every token brings one of its own.
+inline Codes load_unpacked(const void* p) {
+  Codes c = load_codes(p);
+  asm("" : "+x"(c.lo), "+x"(c.hi));
+  return c;
+}
 inline void store_codes(void* p, Codes c) {
   __m256i* q = static_cast<__m256i*>(p);
   _mm256_storeu_si256(q, c.lo), _mm256_storeu_si256(q + 1, c.hi);

@@ -188,6 +188,7 @@ inline void store_i16(int16_t* p, I32 a) { store_256(p, _mm512_cvtsepi32_epi16(a
 
 // --- packed codes ------------------------------------------------------------------------------------
 inline Codes load_codes(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline Codes load_unpacked(const void* p) { return load_codes(p); }
 inline void store_codes(void* p, Codes c) { _mm512_storeu_si512(p, c.v); }
 inline Codes low_nibbles(Codes c) { return {_mm512_and_si512(c.v, _mm512_set1_epi8(15))}; }
 inline Codes high_nibbles(Codes c) {

@@ -229,6 +229,7 @@ inline void store_i16(int16_t* p, I32 a) {  // saturates
 
 // --- packed codes ------------------------------------------------------------------------------------
 inline Codes load_codes(const void* p) { return load_as<Codes>(p); }
+inline Codes load_unpacked(const void* p) { return load_codes(p); }
 inline void store_codes(void* p, Codes c) { std::memcpy(p, &c, sizeof c); }
 inline Codes low_nibbles(Codes c) { return c & 15; }
 inline Codes high_nibbles(Codes c) { return c >> 4; }

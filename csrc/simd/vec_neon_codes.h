@@ -11,6 +11,7 @@ inline Codes load_codes(const void* p) {
   const uint8_t* q = static_cast<const uint8_t*>(p);
   return {vld1q_u8(q), vld1q_u8(q + 16), vld1q_u8(q + 32), vld1q_u8(q + 48)};
 }
+inline Codes load_unpacked(const void* p) { return load_codes(p); }
 inline void store_codes(void* p, Codes c) {
   uint8_t* q = static_cast<uint8_t*>(p);
   vst1q_u8(q, c.q0), vst1q_u8(q + 16, c.q1), vst1q_u8(q + 32, c.q2), vst1q_u8(q + 48, c.q3);
