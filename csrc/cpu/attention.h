@@ -46,10 +46,21 @@ struct CachedStrip : Strip {
   int end_seen() const { return limits[n_rows - 1]; }
 };
 
+// Scores of n_blocks <= 2 blocks of a page's keys, the first of them block `block` of the tile; memory brings
+// the page at `next`, if there is one, meanwhile.
 template <KvType type>
-LANNER_INLINE void score_block(const Strip& s, const std::byte* keys, int block) {
+LANNER_INLINE void score_page(const Strip& s, const std::byte* keys, int block, int n_blocks,
+                              const std::byte* next) {
+  constexpr int64_t kVectorBytes = 16 * element_bytes(type);
   for_row_groups(s.n_rows, [&](auto n, int r) LANNER_INLINE_LAMBDA {
-    score_rows<type, n>(s.q + r * s.dim, keys, s.dim, s.p + r * kTilePositions + 16 * block);
+    constexpr int vectors = n_vectors(n);
+    const float* q = s.q + r * s.dim;
+    float* p = s.p + r * kTilePositions + 16 * block;
+    NextLines lines = NextLines::of(next, keys, r == 0 ? vectors * kVectorBytes : 0);
+    if (vectors == 2 && n_blocks == 2)
+      return score_rows<type, n, vectors>(q, keys, s.dim, p, s.dim * kVectorBytes, lines);
+    for (int b = 0; b < n_blocks; ++b, lines.p += s.dim * lines.step)
+      score_rows<type, n>(q, keys + b * s.dim * kVectorBytes, s.dim, p + 16 * b, 0, lines);
   });
 }
 
@@ -76,11 +87,14 @@ template <KvType type>
                       s.value_dim, s.chunk.out + r * s.value_dim + d, alpha);
 }
 
-// A page into the sums of all rows, which are multiplied by alpha before. What a row may not see it does not
-// touch, not even with a weight of zero: it may be infinite. `whole`: all rows see all of the page.
+// A page into the sums of all rows, which are multiplied by alpha before; `next` as above. What a row may not
+// see it does not touch, not even with a weight of zero: it may be infinite. `whole`: all rows see all of the
+// page.
 template <KvType type>
-LANNER_INLINE void mix_page(const Strip& s, const PagePart& page, bool whole, const float* alpha) {
-  const int64_t row_bytes = int64_t{s.value_dim} * element_bytes(type);
+LANNER_INLINE void mix_page(const Strip& s, const PagePart& page, bool whole, const float* alpha,
+                            const std::byte* next) {
+  constexpr int64_t kVectorBytes = 16 * element_bytes(type);
+  const int64_t row_bytes = s.value_dim / 16 * kVectorBytes;
   const float* p = s.p + page.start % kTilePositions;
   for_row_groups(s.n_rows, [&](auto n, int r) LANNER_INLINE_LAMBDA {
     // Starts and limits ascend: all rows see first <= j < end; a row may see more before and behind it.
@@ -97,10 +111,19 @@ LANNER_INLINE void mix_page(const Strip& s, const PagePart& page, bool whole, co
                     alpha ? alpha + i : nullptr);
     }
     const float* factors = alpha && starts_even ? alpha + r : nullptr;
-    for (int d = 0; d < s.value_dim; d += 16)
-      mix_rows<type, n>(p + r * kTilePositions + first,
-                        page.values + first * row_bytes + d * element_bytes(type), row_bytes, end - first,
-                        s.value_dim, s.chunk.out + r * s.value_dim + d, factors);
+    constexpr int vectors = n_vectors(n);
+    const float* weights = p + r * kTilePositions + first;
+    const std::byte* values = page.values + first * row_bytes;
+    float* out = s.chunk.out + r * s.value_dim;
+    NextLines lines = NextLines::of(next, values, r == 0 ? vectors * kVectorBytes : 0);
+    int d = 0;
+    for (; d + 16 * vectors <= s.value_dim; d += 16 * vectors, values += vectors * kVectorBytes) {
+      mix_rows<type, n, vectors>(weights, values, row_bytes, end - first, s.value_dim, out + d, factors,
+                                 kVectorBytes, lines);
+      lines.p += (end - first) * lines.step;
+    }
+    for (; d < s.value_dim; d += 16, values += kVectorBytes)
+      mix_rows<type, n>(weights, values, row_bytes, end - first, s.value_dim, out + d, factors);
     for (int i = r + 1; !ends_even && i < r + n; ++i)
       mix_row<type>(s, page, i, end, page.clamp(s.limits[i]), nullptr);
   });
@@ -169,34 +192,36 @@ const std::byte* as_floats(const std::byte* from, int n, float* to) {
   return reinterpret_cast<const std::byte*>(to);
 }
 
-// The tile's n positions; blocks and pages before the first that any row sees are left out.
+// The tile's n positions; pages before the first that any row sees are left out. Values come from memory
+// while scores are made, and the keys of the next tile while values are mixed.
 template <KvType type>
 void attend_tile(const CachedStrip& s, int tile_start, int n) {
-  const bool convert = type != KvType::F32 && s.n_rows > kFloatTile;
-  const int unseen = s.first_seen() > tile_start ? s.first_seen() - tile_start : 0, first_block = unseen / 16;
-  for (int block = first_block; block * 16 < n; ++block) {
-    const std::byte* k = s.key(tile_start + 16 * block);
-    if (convert)
-      score_block<KvType::F32>(s, as_floats<type>(k, 16 * s.dim, s.keys), block);
-    else
-      score_block<type>(s, k, block);
+  const bool convert = !kConvertsInRegisters && type != KvType::F32 && s.n_rows > kFloatTile;
+  const int unseen = s.first_seen() > tile_start ? s.first_seen() - tile_start : 0;
+  const int first_page = unseen / kPagePositions * kPagePositions;
+  for (int first = first_page; first < n; first += kPagePositions) {
+    const int block = first / 16, n_blocks = n - first > 16 ? 2 : 1;
+    const std::byte* keys = s.key(tile_start + first);
+    for (int b = 0; convert && b < n_blocks; ++b, keys += 16 * s.dim * element_bytes(type))
+      score_page<KvType::F32>(s, as_floats<type>(keys, 16 * s.dim, s.keys), block + b, 1, nullptr);
+    if (!convert) score_page<type>(s, keys, block, n_blocks, s.value(tile_start + first));
   }
   if constexpr (type == KvType::Q8)
-    scale_columns(s, tile_start, n, first_block, [&](int j) { return s.key_scales(j); });
+    scale_columns(s, tile_start, n, first_page / 16, [&](int j) { return s.key_scales(j); });
   const bool whole = s.starts[s.n_rows - 1] <= tile_start && s.limits[0] >= tile_start + n;
-  weigh(s, tile_start, first_block);
+  weigh(s, tile_start, first_page / 16);
   if constexpr (type == KvType::Q8)
-    scale_columns(s, tile_start, n, first_block, [&](int j) { return s.value_scales(j); });
+    scale_columns(s, tile_start, n, first_page / 16, [&](int j) { return s.value_scales(j); });
   const float* alpha = s.factors;
-  for (int first = unseen / kPagePositions * kPagePositions; first < n; first += kPagePositions) {
+  for (int first = first_page; first < n; first += kPagePositions, alpha = nullptr) {
     PagePart page{s.value(tile_start + first), tile_start + first, std::min(n - first, kPagePositions)};
+    const int next = tile_start + first + kTilePositions;
     if (convert) {
       page.values = as_floats<type>(page.values, page.n * s.value_dim, s.values);
-      mix_page<KvType::F32>(s, page, whole, alpha);
+      mix_page<KvType::F32>(s, page, whole, alpha, nullptr);
     } else {
-      mix_page<type>(s, page, whole, alpha);
+      mix_page<type>(s, page, whole, alpha, next < s.end_seen() ? s.key(next) : nullptr);
     }
-    alpha = nullptr;
   }
 }
 

@@ -78,22 +78,40 @@ LANNER_INLINE F32 load_cache(const std::byte* p) {
     return to_f32(load_i8(p));
 }
 
+// Calls memory for what is needed next, a line at every step of a kernel: it works while that computes, and a
+// page of the cache, which no hardware prefetcher leaves, does not begin with a wait.
+struct NextLines {
+  const std::byte* p;
+  int64_t step;
+
+  // For what is at `next`; where that is nothing, for the same line of `here` again, which costs least.
+  static LANNER_INLINE NextLines of(const std::byte* next, const std::byte* here, int64_t step) {
+    return next ? NextLines{next, step} : NextLines{here, 0};
+  }
+  LANNER_INLINE void operator()() {
+    prefetch(p);
+    p += step;
+  }
+};
+struct NoLines {
+  LANNER_INLINE void operator()() const {}
+};
+
 // --- scores --------------------------------------------------------------------------------------------
 // p[r][0..15] = q[r] . k over D in ascending order, for n rows and one block of 16 positions; with `vectors`
 // further blocks, each block_bytes behind the one before.
-template <KvType type, int n, int vectors = 1>
+template <KvType type, int n, int vectors = 1, class Next = NoLines>
 LANNER_INLINE void score_rows(const float* q, const std::byte* keys, int dim, float* p,
-                              int64_t block_bytes = 0) {
+                              int64_t block_bytes = 0, Next next = {}) {
   F32 acc[vectors][n];
   for (auto& block : acc)
     for (F32& x : block) x = zero();
 #pragma GCC unroll 4
   for (int d = 0; d < dim; ++d, keys += 16 * element_bytes(type)) {
-    F32 k[vectors];
-    for (int b = 0; b < vectors; ++b) k[b] = load_cache<type>(keys + b * block_bytes);
-    for (int i = 0; i < n; ++i) {
-      const F32 x = set1(q[i * dim + d]);
-      for (int b = 0; b < vectors; ++b) acc[b][i] = fma(x, k[b], acc[b][i]);
+    next();
+    for (int b = 0; b < vectors; ++b) {
+      const F32 k = load_cache<type>(keys + b * block_bytes);
+      for (int i = 0; i < n; ++i) acc[b][i] = fma(set1(q[i * dim + d]), k, acc[b][i]);
     }
   }
   for (int i = 0; i < n; ++i)
@@ -103,9 +121,10 @@ LANNER_INLINE void score_rows(const float* q, const std::byte* keys, int dim, fl
 // O[r][0..15] = O * alpha[r] + sum_j p[r][j] v[j], j ascending, for n rows and 16 columns of V; `stride`:
 // bytes from one position to the next; with `vectors` further columns, each panel_bytes behind the ones
 // before. Without alpha, O as it is.
-template <KvType type, int n, int vectors = 1>
+template <KvType type, int n, int vectors = 1, class Next = NoLines>
 LANNER_INLINE void mix_rows(const float* p, const std::byte* values, int64_t stride, int n_positions,
-                            int value_dim, float* out, const float* alpha, int64_t panel_bytes = 0) {
+                            int value_dim, float* out, const float* alpha, int64_t panel_bytes = 0,
+                            Next next = {}) {
   F32 acc[vectors][n];
   for (int b = 0; b < vectors; ++b)
     for (int i = 0; i < n; ++i) acc[b][i] = load(out + i * value_dim + 16 * b);
@@ -113,27 +132,31 @@ LANNER_INLINE void mix_rows(const float* p, const std::byte* values, int64_t str
     for (int b = 0; b < vectors; ++b) acc[b][i] = acc[b][i] * set1(alpha[i]);
 #pragma GCC unroll 4
   for (int j = 0; j < n_positions; ++j, values += stride) {
-    F32 v[vectors];
-    for (int b = 0; b < vectors; ++b) v[b] = load_cache<type>(values + b * panel_bytes);
-    for (int i = 0; i < n; ++i) {
-      const F32 x = set1(p[i * kTilePositions + j]);
-      for (int b = 0; b < vectors; ++b) acc[b][i] = fma(x, v[b], acc[b][i]);
+    next();
+    for (int b = 0; b < vectors; ++b) {
+      const F32 v = load_cache<type>(values + b * panel_bytes);
+      for (int i = 0; i < n; ++i) acc[b][i] = fma(set1(p[i * kTilePositions + j]), v, acc[b][i]);
     }
   }
   for (int b = 0; b < vectors; ++b)
     for (int i = 0; i < n; ++i) store(out + i * value_dim + 16 * b, acc[b][i]);
 }
 
-// body(integral_constant n, first row) for groups of kFloatTile rows and what is left.
+// Vectors side by side of n rows. With one, a row or two have too few sums to hide the latency of an
+// addition; with three rows and two vectors, sums no longer stay in registers.
+constexpr int n_vectors(int n) { return 3 * n <= kFloatTile ? 2 : 1; }
+
+// body(integral_constant n, first row) for groups of up to kFloatTile rows. The last two are of equal size,
+// for the same reason.
 template <class Body>
 LANNER_INLINE void for_row_groups(int n_rows, Body body) {
-  int r = 0;
-  for (; r + kFloatTile <= n_rows; r += kFloatTile) body(std::integral_constant<int, kFloatTile>{}, r);
-  unroll<kFloatTile>([&](auto n) LANNER_INLINE_LAMBDA {
-    if constexpr (n > 0) {
-      if (n_rows - r == n) body(n, r);
-    }
-  });
+  for (int r = 0, n; r < n_rows; r += n) {
+    const int rest = n_rows - r;
+    n = rest > kFloatTile && rest < 2 * kFloatTile ? (rest + 1) / 2 : rest < kFloatTile ? rest : kFloatTile;
+    unroll<kFloatTile>([&](auto i) LANNER_INLINE_LAMBDA {
+      if (n == i + 1) body(std::integral_constant<int, i + 1>{}, r);
+    });
+  }
 }
 
 // --- softmax -------------------------------------------------------------------------------------------

@@ -25,3 +25,20 @@
 #else
 #include "simd/vec_baseline.h"
 #endif
+
+namespace lanner::LANNER_ISA_NS {
+namespace {
+
+// A line to level 1, or to level 2. To GCC a function that does nothing else has no effect, and it deletes
+// the calls; the empty statement is one that it must keep.
+inline void prefetch(const void* p) {
+  __builtin_prefetch(p);
+  asm volatile("");
+}
+inline void prefetch_far(const void* p) {
+  __builtin_prefetch(p, 0, 2);
+  asm volatile("");
+}
+
+}  // namespace
+}  // namespace lanner::LANNER_ISA_NS

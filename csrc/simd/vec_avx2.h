@@ -270,14 +270,13 @@ inline void store_i16(int16_t* p, I32 a) {  // saturates
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), s16);
 }
 
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-// To level 2.
-inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
-
 // Tokens of the widest micro-kernels: 6 x 16 floats are 12 of the 16 registers; a 4 x 16 integer tile
 // keeps its 8 int16 accumulators, two weight vectors and a broadcast.
 inline constexpr int kFloatTile = 6;
 inline constexpr int kQuantTile = 4;
+
+// Whether an instruction makes float32 of 16-bit floats, so that a copy of them does not pay.
+inline constexpr bool kConvertsInRegisters = true;
 
 // Vectors of 16 columns that a tile of kFloatTile rows may have side by side. The tile fills the registers.
 inline constexpr int kFloatVectors = 1;

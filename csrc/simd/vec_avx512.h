@@ -259,14 +259,13 @@ inline void dot_add(I32& sum, Pairs pairs, RowFactors f) { sum = sum + dot_finis
 // Groups of u6 codes that an int32 lane sums, of the four of a half.
 inline constexpr int kDepthU6 = 4;
 
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-// To level 2.
-inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
-
 // Tokens of the widest micro-kernels: twelve chains hide a latency of 4 on two pipes and a load beside them;
 // eight tokens keep their integer and their float sums, 16 of the 32 registers.
 inline constexpr int kFloatTile = 12;
 inline constexpr int kQuantTile = 8;
+
+// Whether an instruction makes float32 of 16-bit floats, so that a copy of them does not pay.
+inline constexpr bool kConvertsInRegisters = true;
 
 // Vectors of 16 columns that a tile of kFloatTile rows may have side by side. Two vectors beside each other
 // halve the broadcasts: 24 sums, 2 operands and a broadcast are 27 of 32 registers.

@@ -290,12 +290,12 @@ inline void dot_add(I32& sum, Pairs pairs, RowFactors f) { sum = sum + dot_finis
 // Groups of u6 codes that an int32 lane sums, of the four of a half.
 inline constexpr int kDepthU6 = 4;
 
-inline void prefetch(const void* p) { __builtin_prefetch(p); }
-inline void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
-
 // Sixteen 128-bit registers hold four vectors of 16 lanes: a tile of two tokens still reuses its weights.
 inline constexpr int kFloatTile = 2;
 inline constexpr int kQuantTile = 2;
+
+// Whether an instruction makes float32 of 16-bit floats, so that a copy of them does not pay.
+inline constexpr bool kConvertsInRegisters = false;
 
 // Vectors of 16 columns that a tile of kFloatTile rows may have side by side. The tile fills the registers.
 inline constexpr int kFloatVectors = 1;

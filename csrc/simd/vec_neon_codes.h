@@ -151,14 +151,14 @@ inline I32 dot_finish(Pairs sum, RowFactors f) {
 // Groups of u6 codes that an int32 lane sums, of the four of a half.
 inline constexpr int kDepthU6 = 4;
 
-inline void prefetch(const void* p) { __builtin_prefetch(p); }
-inline void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }  // to level 2
-
 // Tokens of the widest micro-kernels: 6 x 16 floats are 24 of the 32 registers, beside four of weights and a
 // broadcast; of a 4 x 16 integer tile the int32 sums, 16 registers, stay, and the float sums wait in L1 while
 // a block of 32 is summed.
 inline constexpr int kFloatTile = 6;
 inline constexpr int kQuantTile = 4;
+
+// Whether an instruction makes float32 of 16-bit floats, so that a copy of them does not pay.
+inline constexpr bool kConvertsInRegisters = true;
 
 // Vectors of 16 columns that a tile of kFloatTile rows may have side by side. The tile fills the registers.
 inline constexpr int kFloatVectors = 1;
