@@ -71,6 +71,7 @@ struct HalfSource {
   static constexpr int kTile = kQuantTile;
   const std::byte* blocks;
   int k0, k1;
+  bool streams = false;  // comes from memory: panels follow each other
 
   template <int n>
   LANNER_INLINE void dot(const Input& in, int t, F32 (&acc)[n]) const {
@@ -78,7 +79,7 @@ struct HalfSource {
     const uint8_t* x = in.int8 + t * stride;
     for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {
       const Block block = Block::at(blocks, b - k0 / kBlock);
-      if constexpr (n == 1) block.prefetch_ahead();
+      if (streams) block.prefetch_ahead();
       I32 dots[n];
       block_dots<n>(block, reinterpret_cast<const int8_t*>(x + b * kBlock), stride, dots);
       const WidePairs corrections = block.corrections();

@@ -24,7 +24,7 @@ inline void panel_sums(const std::byte* panel, int k, const Input& in, int t, in
   using Layout = Layouts<format>;
   using Direct = typename Layout::Direct;
   if (n_tokens <= kDirectTiles * Direct::kTile)
-    return all_tiles(Direct{panel, 0, k}, in, t, n_tokens, sums, true);
+    return all_tiles(Direct{panel, 0, k, true}, in, t, n_tokens, sums, true);
   for (int k0 = 0; k0 < k; k0 += Layout::kTileK) {
     const int k1 = k0 + Layout::kTileK < k ? k0 + Layout::kTileK : k;
     // Slices and panels follow each other; behind the last panel there is nothing to wait for.
@@ -39,11 +39,11 @@ inline void panel_sums(const Panel& panel, int k, const Input& in, std::byte* sc
                        float* sums) {
   switch (panel.format) {
     case Format::F32:
-      return all_tiles(FloatSource<Format::F32>{panel.data, 0, k}, in, t, n_tokens, sums, true);
+      return all_tiles(FloatSource<Format::F32>{panel.data, 0, k, true}, in, t, n_tokens, sums, true);
     case Format::F16:
-      return all_tiles(FloatSource<Format::F16>{panel.data, 0, k}, in, t, n_tokens, sums, true);
+      return all_tiles(FloatSource<Format::F16>{panel.data, 0, k, true}, in, t, n_tokens, sums, true);
     case Format::BF16:
-      return all_tiles(FloatSource<Format::BF16>{panel.data, 0, k}, in, t, n_tokens, sums, true);
+      return all_tiles(FloatSource<Format::BF16>{panel.data, 0, k, true}, in, t, n_tokens, sums, true);
     case Format::Q4_0:
       return panel_sums<CodeFormat, Format::Q4_0>(panel.data, k, in, t, n_tokens, scratch, sums);
     case Format::Q4_1:

@@ -23,8 +23,10 @@ LANNER_INLINE void unroll(F f) {
   }(std::make_integer_sequence<int, n>{});
 }
 
-// Streams run this far ahead of the loads: the latency of memory, about 100 ns, at 10 bytes a nanosecond.
-constexpr int kPrefetchBytes = 1152;
+// Streams run this far ahead of the loads. The latency of memory is 1 KB of it; farther, prefetching also
+// crosses into the next page of 4 KB before the hardware's, which stops there, would have to begin anew.
+// Whole bytes run with the hardware's, and gain nothing beyond half of that.
+constexpr int kPrefetchBytes = 4096, kWidePrefetchBytes = 2048;
 
 // The three forms of an input, as pointers to its row 0. A row of codes is followed by its scales and, for
 // int8, by scale * sum of each block (ops/quantize_rows.h).
@@ -85,6 +87,7 @@ struct FloatSource {
   static constexpr int kBytes = record_of(format).n_bytes;
   const std::byte* rows;  // record of k0
   int k0, k1;
+  bool streams = false;  // comes from memory: panels follow each other
 
   template <int n>
   LANNER_INLINE void dot(const Input& in, int t, F32 (&acc)[n]) const {
@@ -93,7 +96,7 @@ struct FloatSource {
     const std::byte* w = rows;
 #pragma GCC unroll 4  // otherwise every eighth instruction would step k and the pointers
     for (int k = k0; k < k1; ++k, ++x, w += kBytes) {
-      if constexpr (n == 1) prefetch(w + kPrefetchBytes);
+      if (streams) prefetch(w + kWidePrefetchBytes);
       const F32 weights = load_weights<format>(w);
       for (int i = 0; i < n; ++i) acc[i] = fma(weights, set1(x[i * apart]), acc[i]);
     }
@@ -177,6 +180,7 @@ struct CodeSource {
   static constexpr int kTile = kQuantTile;
   const std::byte* blocks;  // block of k0
   int k0, k1;
+  bool streams = false;  // comes from memory: panels follow each other
 
   template <int n>
   LANNER_INLINE void dot(const Input& in, int t, F32 (&acc)[n]) const {
@@ -184,7 +188,7 @@ struct CodeSource {
     const uint8_t* x = in.int8 + t * stride;
     for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {
       const Block block = Block::at(blocks, b - k0 / kBlock);
-      if constexpr (n == 1) block.prefetch_ahead();
+      if (streams) block.prefetch_ahead();
       I32 dots[n];
       block_dots<n>(block, reinterpret_cast<const int8_t*>(x + b * kBlock), stride, dots);
       const F32 scales = block.scales(), minima = block.minima();
@@ -266,7 +270,7 @@ struct PackedWide {
       return load_f16(p + kRecord.scales_at);
   }
   LANNER_INLINE void prefetch_ahead() const {
-    for (int at = 0; at < kBytes; at += 64) prefetch(p + kPrefetchBytes + at);
+    for (int at = 0; at < kBytes; at += 64) prefetch(p + kWidePrefetchBytes + at);
   }
 };
 
@@ -287,6 +291,7 @@ struct WideSource {
   static constexpr int kTile = kQuantTile;
   const std::byte* blocks;
   int k0, k1;
+  bool streams = false;  // comes from memory: panels follow each other
 
   template <int n>
   LANNER_INLINE void dot(const Input& in, int t, F32 (&acc)[n]) const {
@@ -294,7 +299,7 @@ struct WideSource {
     const uint8_t* x = in.int16 + t * stride;
     for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {
       const Block block = Block::at(blocks, b - k0 / kBlock);
-      if constexpr (n == 1) block.prefetch_ahead();
+      if (streams) block.prefetch_ahead();
       I32 dots[n];
       for (int i = 0; i < n; ++i) dots[i] = zero_i32();
       unroll<kBlock / 2>([&](auto j) LANNER_INLINE_LAMBDA {

@@ -35,14 +35,16 @@ struct Ahead {
   }
 };
 
-// Tokens t to t + n_tokens of the input, in tiles of the widest micro-kernel.
+// Tokens t to t + n_tokens of the input, in tiles of the widest micro-kernel. What the first has streamed
+// lies in a cache for the others.
 template <class Source>
-inline void all_tiles(const Source& source, const Input& in, int t, int n_tokens, float* sums, bool first,
+inline void all_tiles(Source source, const Input& in, int t, int n_tokens, float* sums, bool first,
                       Ahead ahead = {}) {
   constexpr int wide = Source::kTile;
   for (; n_tokens >= wide; n_tokens -= wide, t += wide, sums += wide * kPanelRows) {
     ahead.prefetch_share((n_tokens + wide - 1) / wide);
     tile<Source, wide>(source, in, t, sums, first);
+    source.streams = false;
   }
   unroll<wide>([&](auto n) LANNER_INLINE_LAMBDA {
     if constexpr (n > 0)
