@@ -92,8 +92,13 @@ bench-program: .venv-bench/installed  ## microbenchmarks of the operations insid
 	CMAKE_ARGS=-DGGML_NATIVE=ON .venv-peer/bin/python $(PIP) install llama-cpp-python
 	@touch $@
 
-bench-peers: .venv-bench/installed .venv-peer/installed  ## compares with llama.cpp on the same file
-	.venv-bench/bin/python bench/compare.py --peer-python .venv-peer/bin/python --context 4096 --parallel 8 --table
+MODELS ?= smollm2 gemma3-270m qwen2.5-coder-0.5b
+THREADS ?= 2
+bench-peers: .venv-bench/installed .venv-peer/installed  ## MODELS (all three) in turns with llama.cpp: writes bench/RESULTS.md
+	mkdir -p bench/results
+	.venv-bench/bin/lanner bench model $(MODELS) --vs llama-cpp --peer-python .venv-peer/bin/python --threads $(THREADS) \
+	  --runs 5 --row-seconds 900 --patience 60 --markdown bench/RESULTS.md --json bench/results/peers.json \
+	  --plot bench/results/peers.png
 
 .venv-dev/ready: pyproject.toml CMakeLists.txt
 	$(PYTHON) -m venv .venv-dev

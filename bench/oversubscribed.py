@@ -5,7 +5,7 @@
 The fair share of a run is the speed of the same threads alone on a quiet machine, times the part of its
 processors that it was given: processor time over wall-clock time x min(threads, processors). Whoever wastes
 what he is given, spinning or waiting for a thread that does not run, stays below it. Settings take turns, a
-round after the other; medians count. `--peer-python` adds llama.cpp, as in compare.py.
+round after the other; medians count. `--peer-python` adds llama.cpp, as in `lanner bench model`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 
-from _processes import Worker, busy_s, wait_until_quiet
+from lanner.bench.engine_process import EngineProcess
+from lanner.bench.rounds import busy_s, wait_until_quiet
 
 N_PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SETTLE_S = 0.3
@@ -63,9 +64,9 @@ def main() -> None:
     ]
     pythons = {"lanner": sys.executable, "llama.cpp": options.peer_python}
     with ExitStack() as stack:
-        workers: dict[tuple[str, int], Worker] = {}
+        workers: dict[tuple[str, int], EngineProcess] = {}
         for key in dict.fromkeys((s.engine, s.n_threads) for s in settings):
-            workers[key] = stack.enter_context(closing(Worker(pythons[key[0]], key[0])))
+            workers[key] = stack.enter_context(closing(EngineProcess(pythons[key[0]], key[0])))
             workers[key].call(
                 "load", engine=key[0], path=options.model, n_threads=key[1], n_positions=DECODE_TOKENS + 2
             )
@@ -75,7 +76,7 @@ def main() -> None:
     print(as_table(settings))
 
 
-def run(setting: Setting, worker: Worker, options: argparse.Namespace) -> None:
+def run(setting: Setting, worker: EngineProcess, options: argparse.Namespace) -> None:
     """Add a round to a setting."""
     wait_until_quiet(time.monotonic() + options.patience)
     with spinners(setting.n_spinners) as spinning:

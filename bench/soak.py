@@ -19,10 +19,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lanner
+from lanner.bench.model_run import PROMPT
 
 GROWTH_MB = 32
 """What memory may grow by once every kind of request has run for a while: as much as an allocator's arenas
@@ -31,7 +31,7 @@ differ from run to run. A leak of a single page of the cache per request would b
 WARM_UP_SHARE = 0.4
 """Of the time; memory is compared with what it was then at most."""
 
-WORDS = (Path(__file__).parent / "prompt.txt").read_text(encoding="utf-8").split()
+WORDS = PROMPT.read_text(encoding="utf-8").split()
 
 
 class Soak:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import statistics
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from lanner import _core, cli, ops
-from lanner.bench import command, machine, measure, report
+from lanner.bench import machine, measure, ops_command, report
 from lanner.bench.cases import CASES, UNTIMED, Case, array_bytes, blocks, matmul, rows, selected
 from lanner.bench.contenders import OURS, contenders, package, random_blocks
 from lanner.bench.machine import Limits, Usage, disturbances, unsteady
@@ -342,26 +343,26 @@ def test_the_command_measures_and_writes(tmp_path, capsys) -> None:
         (["ops", "--filter", "convolve"], 1, "no case has 'convolve' in its name"),
         (["ops", "--json", "/no/such/folder/x.json"], 1, "/no/such/folder: no such folder"),
         (["ops", "--threads", "0"], 2, "'0' given, wanted a whole number from 1 to 255"),
-        (["model"], 2, "invalid choice: 'model'"),
-        ([], 2, "the following arguments are required: ops"),
+        (["kernels"], 2, "invalid choice: 'kernels'"),
+        ([], 2, "the following arguments are required: WHAT"),
     ],
 )
 def test_errors_come_before_any_measurement(monkeypatch, capsys, args, code, message) -> None:
-    monkeypatch.setattr(command, "run_worker", lambda *_: pytest.fail("it measured"))
+    monkeypatch.setattr(ops_command, "run_worker", lambda *_: pytest.fail("it measured"))
     assert cli.main(["bench", *args]) == code
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
 
 
 def test_a_missing_matplotlib_is_named_with_its_extra(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert cli.main(["bench", "ops", "--plot", "x.png"]) == 1
     assert capsys.readouterr().err == "lanner bench: --plot needs matplotlib: pip install 'lanner[plot]'\n"
 
 
 def test_a_worker_that_fails_says_why() -> None:
-    with pytest.raises(command.WorkerError, match="no case has 'convolve'"):
-        command.run_worker(1, ("convolve",), quick=True)
+    with pytest.raises(ops_command.WorkerError, match="no case has 'convolve'"):
+        ops_command.run_worker(1, ("convolve",), quick=True)
 
 
 def test_another_schema_is_refused() -> None:

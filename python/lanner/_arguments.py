@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from lanner import catalog
+from lanner._argument_types import number
+from lanner._bench_arguments import add_benches
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without repeating the whole usage."""
 
     def error(self, message: str) -> NoReturn:
@@ -30,22 +31,9 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _number(convert: type[int | float], low: float, high: float, wanted: str) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = convert(text)
-        except ValueError:
-            value = convert(low - 1)
-        if not low <= value <= high:  # also false for nan
-            raise argparse.ArgumentTypeError(f"{text!r} given, wanted {wanted}")
-        return value
-
-    return parse
-
-
 def parser() -> argparse.ArgumentParser:
     """The parser of `lanner`; the chosen command is in `command`, None without one."""
-    top = _Parser(prog="lanner", description="Run language models on this computer.")
+    top = Parser(prog="lanner", description="Run language models on this computer.")
     top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = top.add_subparsers(metavar="COMMAND", dest="command")
 
@@ -70,37 +58,15 @@ def parser() -> argparse.ArgumentParser:
     command("list", "list the models of the catalogue")
     doctor = command("doctor", "describe this computer and measure its speed, once")
     doctor.add_argument("--refresh", action="store_true", help="measure again")
-    _add_bench_options(command("bench", "measure the kernels beside NumPy, PyTorch and the machine's limits"))
+    add_benches(command("bench", "measure kernels and models beside the limits of the machine"))
     return top
 
 
-def _add_bench_options(parser: argparse.ArgumentParser) -> None:
-    counts = _number(int, 1, 255, "a whole number from 1 to 255")
-    add = parser.add_argument
-    add("what", metavar="ops", choices=["ops"], help="ops: the operations of lanner.ops, on arrays")
-    add(
-        "--threads",
-        type=counts,
-        action="append",
-        metavar="N",
-        help="measure with N threads; may be repeated (default: 1, and what the machine grants)",
-    )
-    add(
-        "--filter",
-        action="append",
-        metavar="SUBSTRING",
-        help="only cases with it in their name; may be repeated",
-    )
-    add("--quick", action="store_true", help="few and short rounds: a first look")
-    add("--json", metavar="FILE", help="write every sample and what follows from it")
-    add("--plot", metavar="FILE", help="draw a roofline, such as roofline.png; needs matplotlib")
-
-
 def _add_generation_options(parser: argparse.ArgumentParser) -> None:
-    whole = _number(int, 1, 2**31 - 1, "a whole number of at least 1")
-    count = _number(int, 0, 2**31 - 1, "a whole number of at least 0")
-    share = _number(float, 0.0, 1.0, "a number from 0 to 1")
-    warmth = _number(float, 0.0, 1e3, "a number of at least 0")
+    whole = number(int, 1, 2**31 - 1, "a whole number of at least 1")
+    count = number(int, 0, 2**31 - 1, "a whole number of at least 0")
+    share = number(float, 0.0, 1.0, "a number from 0 to 1")
+    warmth = number(float, 0.0, 1e3, "a number of at least 0")
     add = parser.add_argument
     add("--system", metavar="TEXT", help="a system message before the conversation")
     add("--max-tokens", type=whole, metavar="N", help="stop after N generated tokens")
@@ -110,7 +76,7 @@ def _add_generation_options(parser: argparse.ArgumentParser) -> None:
     add("--min-p", type=share, metavar="X", help="drop tokens less likely than X times the likeliest")
     add(
         "--seed",
-        type=_number(int, 0, 2**64 - 1, "a whole number below 2**64"),
+        type=number(int, 0, 2**64 - 1, "a whole number below 2**64"),
         metavar="N",
         help="repeats a run",
     )

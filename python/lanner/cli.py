@@ -245,6 +245,7 @@ def _doctor(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     from lanner.bench.command import bench
 
+    args.paths = [_path(name) for name in getattr(args, "models", ())]
     return bench(args)
 
 

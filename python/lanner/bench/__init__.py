@@ -1,5 +1,8 @@
-"""Benchmarks of `lanner.ops`, beside the limits of the machine, NumPy and PyTorch: `lanner bench ops`.
+"""Benchmarks beside the limits of the machine: `lanner bench`. Nothing here is imported by the package.
 
-`cases` is the one list of what is measured; `contenders` makes the calls; `measure` takes turns between them;
-`report` and `plot` show what came out. Nothing here is imported by the rest of the package.
+`ops`: `cases` is the one list of what is measured of `lanner.ops`; `contenders` makes the calls; `measure`
+takes turns between them; `report` and `plot` show what came out.
+
+`model`: `model_run` measures a file, alone or in turns with a peer; engines are processes (`engine_worker`)
+that `rounds` lets take turns; `model_report` and `model_plot` show what came out.
 """

@@ -1,94 +1,61 @@
-"""`lanner bench ops`: a worker for every number of threads, then tables, JSON and a picture."""
+"""`lanner bench`: what its first argument names."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-from lanner._threads import default_threads
-from lanner.bench import report
-from lanner.bench.cases import selected
-from lanner.bench.machine import environment
-from lanner.bench.results import Run, as_json
-
-Tell = Callable[[str, int, int], object]
-
-
-class WorkerError(ValueError):
-    """A worker that could not measure, with what it said."""
+from typing import Any
 
 
 def bench(args: argparse.Namespace) -> int:
-    """Run the command; `args` has filter, threads, quick, json and plot."""
-    filters = tuple(args.filter or ())
-    selected(filters)  # an unknown name fails before anything is measured
-    if args.plot and importlib.util.find_spec("matplotlib") is None:
+    """Run what `args.what` names; the exit status."""
+    if args.what == "ops":
+        from lanner.bench.ops_command import bench_ops
+
+        return bench_ops(args)
+    from lanner.bench.model_command import bench_models
+
+    return bench_models(args)
+
+
+def check_outputs(*paths: str | None, plot: str | None) -> None:
+    """What would fail at the end of a measurement fails before it: folders of files, matplotlib for `plot`.
+
+    Raises ImportError where matplotlib is missing, ValueError where it cannot write such a file, and
+    FileNotFoundError where a folder is missing.
+    """
+    if plot:
+        _check_plot(plot)
+    for path in (*paths, plot):
+        if path and not (folder := Path(path).absolute().parent).is_dir():
+            raise FileNotFoundError(2, "no such folder", str(folder))
+
+
+def _check_plot(path: str) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
         raise ImportError("--plot needs matplotlib: pip install 'lanner[plot]'")
-    for path in (args.json, args.plot):
-        if path and not Path(path).absolute().parent.is_dir():
-            raise FileNotFoundError(2, "no such folder", str(Path(path).absolute().parent))
-    screen, runs = report.console(), []
-    for n_threads in args.threads or default_counts():
-        runs.append(_with_progress(n_threads, filters, args.quick))
-        report.show(runs[-1], screen)
-        screen.print()
-    if args.json:
-        Path(args.json).write_text(json.dumps(as_json(runs), indent=1) + "\n", encoding="utf-8")
-    if args.plot:
-        from lanner.bench.plot import roofline
+    from matplotlib.backend_bases import FigureCanvasBase
 
-        roofline(runs, args.plot)
-    return 0
+    kinds = sorted(FigureCanvasBase.get_supported_filetypes())
+    if Path(path).suffix[1:].lower() not in kinds:
+        raise ValueError(f"--plot: {path}: wanted a name that ends in one of {', '.join(kinds)}")
 
 
-def default_counts() -> list[int]:
-    """One thread, and as many as the machine grants."""
-    return sorted({1, default_threads()[0]})
+def write_json(path: str, content: Any) -> None:
+    """A JSON file, indented so that versions of it can be compared."""
+    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _with_progress(n_threads: int, filters: tuple[str, ...], quick: bool) -> Run:
-    """Measure with a bar on standard error, where that is a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+@contextmanager
+def status(title: str) -> Iterator[Callable[[str], None]]:
+    """Tells on standard error what is being measured: in one line at a terminal, else in a line each."""
+    from lanner.bench.report import console
 
-    columns = (TextColumn(f"{n_threads} threads" if n_threads > 1 else "1 thread "), BarColumn())
-    screen = report.console(stderr=True)
-    with Progress(
-        *columns, MofNCompleteColumn(), TextColumn("{task.description}"), console=screen, transient=True,
-        disable=not screen.is_terminal, refresh_per_second=1,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("limits of the machine", total=None)
-        return run_worker(
-            n_threads, filters, quick,
-            lambda name, index, of: bar.update(task, description=name, completed=index, total=of),
-        )  # fmt: skip
-
-
-def run_worker(
-    n_threads: int, filters: tuple[str, ...], quick: bool, tell: Tell = lambda name, index, of: None
-) -> Run:
-    """Measure in a child process. Raises WorkerError with its own words where it fails."""
-    request = json.dumps({"n_threads": n_threads, "filters": filters, "quick": quick})
-    command = [sys.executable, "-m", "lanner.bench.worker", request]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment(n_threads)
-    ) as child:
-        assert child.stdout is not None
-        try:
-            for text in child.stdout:
-                if not text.startswith("{"):  # an import that talks
-                    continue
-                line = json.loads(text)
-                if "error" in line:
-                    raise WorkerError(line["error"])
-                if "run" in line:
-                    return Run.from_json(line["run"])
-                tell(line["case"], line["index"], line["of"])
-        except BaseException:
-            child.terminate()
-            raise
-    raise WorkerError(f"the worker with {n_threads} threads ended with status {child.returncode}")
+    screen = console(stderr=True)
+    # The terminal is redrawn once a second: more would take time from what is measured.
+    with screen.status(title, refresh_per_second=1) as shown:
+        yield shown.update if screen.is_terminal else lambda text: screen.print(text, markup=False)

@@ -55,7 +55,7 @@ def draw(runs: Sequence[Run]) -> Any:
     run = max(runs, key=lambda r: r.n_threads)
     if not run.results:
         raise ValueError("plot: nothing was measured")
-    with mpl.rc_context({"font.family": _fonts(), "font.size": 10, "text.color": INK}):
+    with mpl.rc_context({"font.family": fonts(), "font.size": 10, "text.color": INK}):
         figure = Figure(figsize=(11.5, 7.8), dpi=160, facecolor="white")
         axes = figure.add_axes((LEFT, 0.125, 0.985 - LEFT, 0.735))
         _axes(axes, run)
@@ -69,7 +69,8 @@ def draw(runs: Sequence[Run]) -> Any:
     return figure
 
 
-def _fonts() -> list[str]:
+def fonts() -> list[str]:
+    """Families that are installed, the preferred one first."""
     from matplotlib.font_manager import fontManager
 
     installed = set(fontManager.get_font_names())
