@@ -25,6 +25,7 @@ def add_benches(parser: argparse.ArgumentParser) -> None:
 
     _add_ops(bench("ops", "the operations of lanner.ops, on arrays, beside NumPy and PyTorch"))
     _add_model(bench("model", "a model: prompts, decoding, many callers, cold start and memory"))
+    _add_growth(bench("growth", "how the cost of a token grows with the context and the size of the model"))
 
 
 def _add_ops(add: Any) -> None:
@@ -97,6 +98,21 @@ def _add_model(add: Any) -> None:
         metavar="FILE",
         help="draw bars with the limits, such as model.png or .svg; needs matplotlib",
     )
+
+
+def _add_growth(add: Any) -> None:
+    _add_models(add)
+    add("--runs", type=_COUNT, default=3, metavar="N", help="rounds of each model (default: 3)")
+    add("--context", type=_COUNT, default=16384, metavar="N", help="longest context (default: 16384)")
+    add(
+        "--model-seconds",
+        type=_SECONDS,
+        default=60.0,
+        metavar="S",
+        help="no further round of a model that has taken so long (default: 60)",
+    )
+    add("--json", metavar="FILE", help="write every sample and what is expected")
+    add("--plot", metavar="FILE", help="draw it, such as growth.png or .svg; needs matplotlib")
 
 
 def _add_models(add: Any) -> None:

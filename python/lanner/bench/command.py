@@ -17,9 +17,13 @@ def bench(args: argparse.Namespace) -> int:
         from lanner.bench.ops_command import bench_ops
 
         return bench_ops(args)
-    from lanner.bench.model_command import bench_models
+    if args.what == "model":
+        from lanner.bench.model_command import bench_models
 
-    return bench_models(args)
+        return bench_models(args)
+    from lanner.bench.growth_command import bench_growth
+
+    return bench_growth(args)
 
 
 def check_outputs(*paths: str | None, plot: str | None) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lanner.bench.model_results import ModelRun, Row
+from lanner.bench.model_results import LANNER, ModelRun, Row
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,11 +108,31 @@ def markdown(runs: Sequence[ModelRun], today: datetime.date | None = None) -> st
     ]
     if len(first.engines) > 1:
         lines += [*_wrapped(HOW.format(rounds=rounds)), ""]
+    if len(runs) > 1:
+        lines += [*_summary(runs), ""]
     for run in runs:
         lines += [f"## {run.name}", "", f"{_file(run)}.", f"Limits beside it: {_limits(run)}.", ""]
         lines += [*markdown_table(run), ""]
         lines += [*(f"- {note}" for note in run.notes), *([""] if run.notes else [])]
     return "\n".join(lines)
+
+
+def _summary(runs: Sequence[ModelRun]) -> list[str]:
+    """The lines of a table with a column for each model: figures of Lanner, with their ratio or share."""
+    titles = list(dict.fromkeys(row.title for run in runs for row in run.rows))
+    lines = [["", *(run.name for run in runs)], ["---", *["---:"] * len(runs)]]
+    for title in titles:
+        cells = [title]
+        for run in runs:
+            row = next((row for row in run.rows if row.title == title), None)
+            cells.append("-" if row is None else _figure(run, row))
+        lines.append(cells)
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _figure(run: ModelRun, row: Row) -> str:
+    beside = f"{row.ratio:.2f}x" if row.ratio is not None else run.against_limit(row, LANNER)
+    return f"{row.number(row.median(LANNER))} ({beside})" if beside else row.number(row.median(LANNER))
 
 
 def _wrapped(text: str) -> list[str]:
