@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check -q
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oracles test-models test-isa test-neon test-determinism test-wheel soak bench bench-program bench-peers dev lint format wheel clean
+.PHONY: help demo test test-oracles test-models test-isa test-neon test-determinism test-wheel soak bench bench-program bench-peers bench-growth dev lint format wheel clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -99,6 +99,10 @@ bench-peers: .venv-bench/installed .venv-peer/installed  ## MODELS (all three) i
 	.venv-bench/bin/lanner bench model $(MODELS) --vs llama-cpp --peer-python .venv-peer/bin/python --threads $(THREADS) \
 	  --runs 5 --row-seconds 900 --patience 60 --markdown bench/RESULTS.md --json bench/results/peers.json \
 	  --plot bench/results/peers.png
+
+bench-growth: .venv-bench/installed  ## MODELS (all three): cost against context and size, draws bench/growth.svg
+	mkdir -p bench/results
+	.venv-bench/bin/lanner bench growth $(MODELS) --threads $(THREADS) --json bench/results/growth.json --plot bench/growth.svg
 
 .venv-dev/ready: pyproject.toml CMakeLists.txt
 	$(PYTHON) -m venv .venv-dev
