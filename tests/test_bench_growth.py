@@ -84,7 +84,7 @@ def test_every_piece_of_a_prompt_is_computed_once(tiny: Path, monkeypatch) -> No
     assert all(len(point.prefill_s) == len(point.decode_s) == 2 for point in made.points)
     for a, b in zip(made.points, made.points[1:], strict=False):
         assert all(x < y for x, y in zip(a.prefill_s, b.prefill_s, strict=True))
-    assert all(0 < seconds < point.prefill_s[-1] for point in made.points for seconds in point.decode_s)
+    assert all(seconds > 0 for point in made.points for seconds in point.decode_s)
     assert len(told) == 2
 
 

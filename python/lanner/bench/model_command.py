@@ -9,6 +9,7 @@ from lanner._threads import default_threads
 from lanner.bench import report
 from lanner.bench.command import check_outputs, status, write_json
 from lanner.bench.engine_process import peer_interpreter
+from lanner.bench.model_costs import model_costs
 from lanner.bench.model_report import markdown, show
 from lanner.bench.model_results import as_json
 from lanner.bench.model_run import Plan, measure_model
@@ -18,6 +19,10 @@ def bench_models(args: argparse.Namespace) -> int:
     """Run the command; `args` has paths, vs, peer_python, threads, runs, rows, context, parallel, patience,
     row_seconds, json, markdown and plot. Files are written again after each model."""  # fmt: skip
     check_outputs(args.json, args.markdown, plot=args.plot)
+    for path in args.paths:
+        if args.vs and Path(path).is_dir():
+            raise ValueError(f"--vs llama-cpp: {path} is a folder, wanted a GGUF file")
+        model_costs(path)  # what cannot be loaded fails before another model is measured
     plan = Plan(
         n_threads=args.threads or default_threads()[0],
         n_runs=args.runs,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HOW = (
     "Both engines have the same file and the same number of threads and take turns in one run; only one "
-    "computes at a time. Figures are medians of {rounds} rounds. The ratio is Lanner / llama.cpp, in "
+    "computes at a time. Figures are medians of {rounds}. The ratio is Lanner / llama.cpp, in "
     "the median of the rounds and with its range: of tokens/s more is better, of seconds and memory "
     "less. llama.cpp runs with flash attention on and off, a whole process with its class Llama and "
     "with its C interface; the better counts. The limits are what as many threads reach in the same "
@@ -73,6 +73,7 @@ def show(run: ModelRun, to: Console) -> None:
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    table.collapse_padding = True
     for i, title in enumerate(_columns(run)):
         is_figure = title in ("Lanner", "llama.cpp", "ratio")
         table.add_column(title, justify="right" if is_figure else "left", no_wrap=i != 0)
@@ -97,7 +98,8 @@ def markdown(runs: Sequence[ModelRun], today: datetime.date | None = None) -> st
     """A page: the machine, the versions, the limits, and a table for each model."""
     first = runs[0]
     n_rounds = sorted({len(values) for run in runs for row in run.rows for values in row.samples.values()})
-    rounds = f"{n_rounds[0]}" if len(n_rounds) == 1 else f"{n_rounds[0]} to {n_rounds[-1]}"
+    rounds = " to ".join(map(str, dict.fromkeys((n_rounds[0], n_rounds[-1])))) + " round"
+    rounds += "s" * (n_rounds[-1] > 1)
     lines = [
         "# Lanner beside llama.cpp" if len(first.engines) > 1 else "# Lanner beside the machine's limits",
         "",

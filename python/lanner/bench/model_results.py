@@ -72,7 +72,7 @@ class Row:
     @property
     def spread(self) -> str:
         """The range of the ratios; nothing where Lanner is alone."""
-        return f"{self.ratios[0]:.2f} to {self.ratios[-1]:.2f}" if self.peer else ""
+        return f"{self.ratios[0]:.2f}-{self.ratios[-1]:.2f}" if self.peer else ""
 
     def number(self, value: float) -> str:
         """A sample with its unit, three digits of it."""

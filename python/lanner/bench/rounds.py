@@ -33,10 +33,11 @@ TakeTurn = Callable[[Contender, int], Turn]
 class Rounds:
     """Lets contenders take turns, in an order that moves by one from round to round.
 
-    `n_rounds` count; one more comes first and warms everybody up. Rows get fewer, but one at least, where the
-    next round would end more than `row_s` seconds after the first began. A round in which other programs took
-    more than `OTHERS_SHARE` of the machine is played again, until `patience_s` per row are over: one engine
-    may suffer more from a disturbance than the other, and this is not what is measured.
+    `n_rounds` count; one more comes first and warms everybody up. There are fewer where the next one would
+    end more than `row_s` seconds after the first began: at least one, which then is the first. A round in
+    which other programs took more than `OTHERS_SHARE` of the machine is played again, until `patience_s` per
+    row are over: one engine may suffer more from a disturbance than the other, and this is not what is
+    measured.
     """
 
     run: ModelRun
@@ -59,14 +60,17 @@ class Rounds:
             is_quiet = others <= OTHERS_SHARE
             if not is_quiet and time.monotonic() < begin + self.patience_s:
                 continue
+            now = time.monotonic()
+            is_last = 2 * now - start - begin > self.row_s
+            if n_counted < 0 and is_last:
+                n_counted = 0
             if n_counted >= 0:
                 disturbed += [] if is_quiet else [others]
                 for contender, values in samples.items():
                     for row, value in zip(rows, values, strict=True):
                         row.add(contender, value)
             n_counted += 1
-            now = time.monotonic()
-            if n_counted == self.n_rounds or (n_counted > 0 and 2 * now - start - begin > self.row_s):
+            if n_counted == self.n_rounds or is_last:
                 break
         if n_counted < self.n_rounds:
             self.run.notes.append(f"{title}: {n_counted} of {self.n_rounds} rounds, for want of time")
