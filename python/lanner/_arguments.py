@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from lanner import catalog
-from lanner._argument_types import number
-from lanner._bench_arguments import add_benches
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without repeating the whole usage."""
+    """Says what is wrong in one line, without repeating the whole usage.
+
+    `fill` adds the arguments once this parser is chosen: a command need not wait for those of another.
+    """
+
+    fill: Callable[[Parser], None] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse has it."""
+        fill, self.fill = self.fill, None
+        if fill is not None:
+            fill(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -31,13 +42,28 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+def number(convert: type[int | float], low: float, high: float, wanted: str) -> Callable[[str], float]:
+    """Reads a number from `low` to `high`; `wanted` says in an error what these are."""
+
+    def parse(text: str) -> float:
+        try:
+            value = convert(text)
+        except ValueError:
+            value = convert(low - 1)
+        if not low <= value <= high:  # also false for nan
+            raise argparse.ArgumentTypeError(f"{text!r} given, wanted {wanted}")
+        return value
+
+    return parse
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of `lanner`; the chosen command is in `command`, None without one."""
     top = Parser(prog="lanner", description="Run language models on this computer.")
     top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = top.add_subparsers(metavar="COMMAND", dest="command")
 
-    def command(name: str, summary: str) -> argparse.ArgumentParser:
+    def command(name: str, summary: str) -> Parser:
         return commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
 
     model_help = "path of a model file, or a name that lanner list shows"
@@ -58,8 +84,15 @@ def parser() -> argparse.ArgumentParser:
     command("list", "list the models of the catalogue")
     doctor = command("doctor", "describe this computer and measure its speed, once")
     doctor.add_argument("--refresh", action="store_true", help="measure again")
-    add_benches(command("bench", "measure kernels and models beside the limits of the machine"))
+    bench = command("bench", "measure kernels and models beside the limits of the machine")
+    bench.fill = _fill_bench
     return top
+
+
+def _fill_bench(parser: Parser) -> None:
+    from lanner._bench_arguments import add_benches
+
+    add_benches(parser)
 
 
 def _add_generation_options(parser: argparse.ArgumentParser) -> None:

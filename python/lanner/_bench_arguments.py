@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lanner._argument_types import number
+from lanner._arguments import number
 
 ROWS = ("prefill", "short", "decode", "context", "parallel", "process")
 """Rows of `lanner bench model`, in their order; `lanner.bench.model_run` says what each is."""

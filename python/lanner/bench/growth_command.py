@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def bench_growth(args: argparse.Namespace) -> int:
-    """Run the command; `args` has paths, threads, runs, context, model_seconds, json and plot."""
+    """Run the command; `args` has paths, threads, runs, context, model_seconds, json and plot.
+
+    Files are written again after each model.
+    """
     check_outputs(args.json, plot=args.plot)
     curves, screen = list[Growth](), report.console()
     limits = Limits(args.threads or default_threads()[0])
@@ -35,14 +38,14 @@ def bench_growth(args: argparse.Namespace) -> int:
             )
         show(curves[-1], screen)
         screen.print()
-    for curve in curves:  # the best of all probes is what the machine can do
-        curve.limits = curves[-1].limits
-    if args.json:
-        write_json(args.json, as_json(curves))
-    if args.plot:
-        from lanner.bench.growth_plot import picture
+        for curve in curves:  # the best of all probes is what the machine can do
+            curve.limits = curves[-1].limits
+        if args.json:
+            write_json(args.json, as_json(curves))
+        if args.plot:
+            from lanner.bench.growth_plot import picture
 
-        picture(curves, args.plot)
+            picture(curves, args.plot)
     return 0
 
 
