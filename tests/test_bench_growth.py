@@ -133,6 +133,10 @@ def test_the_picture_has_every_point_and_what_is_expected() -> None:
         (x0, x1), (y0, y1) = line.get_xdata(), line.get_ydata()
         assert y0 / x0 == pytest.approx(y1 / x1)  # time is in proportion to size
     assert list(decode_size.lines[1].get_ydata()) == [5.0]
+    words = "measured on a noisy machine"
+    assert words not in [text.get_text() for text in figure.texts]
+    made[1].noise.append("other programs used 10% of the machine")
+    assert words in [text.get_text() for text in draw(made).texts]
     # 20 GB/s are 0.05 ms for a megabyte.
     (x0, _), (y0, _) = decode_size.lines[0].get_xdata(), decode_size.lines[0].get_ydata()
     assert y0 / x0 == pytest.approx(0.05)

@@ -15,7 +15,7 @@ from typing import Any
 import lanner
 from lanner import _core
 from lanner._machine import cpu_name
-from lanner.bench.machine import Limits
+from lanner.bench.machine import Limits, Usage, disturbances
 from lanner.bench.model_costs import ModelCosts, model_costs
 from lanner.bench.model_rows import rotated
 from lanner.bench.model_run import PROMPT
@@ -50,13 +50,17 @@ class Point:
 
 @dataclass
 class Growth:
-    """The curve of a model, and what limits it: bytes read and float32 multiply-adds per second."""
+    """The curve of a model, and what limits it: bytes read and float32 multiply-adds per second.
+
+    `noise` says what disturbed the measurement.
+    """
 
     model: str
     n_threads: int
     costs: ModelCosts
     limits: dict[str, float]
     points: list[Point]
+    noise: list[str] = field(default_factory=list)
 
     def expected_prefill_s_per_token(self, n_context: int) -> float:
         """What the multiply-adds of a prompt take at the float32 peak, by its tokens."""
@@ -126,7 +130,7 @@ def measure_growth(
     with lanner.load(path, threads=limits.n_threads, context=reached[-1] + DECODE_TOKENS + 1) as model:
         ids = list(model.tokenizer.encode(PROMPT.read_text(encoding="utf-8")))
         _round(model, rotated(ids, SHORTEST, 1), [Point(SHORTEST)])
-        begin = time.monotonic()
+        begin, before = time.monotonic(), Usage.now()
         for index in range(n_rounds):
             start = time.monotonic()
             tell(f"up to {reached[-1]} tokens of context, round {index + 1} of {n_rounds}")
@@ -135,8 +139,9 @@ def measure_growth(
             now = time.monotonic()
             if 2 * now - start - begin > model_s:
                 break
+        noise = disturbances(Usage.now().since(before))
     best = {str(name): rate for name, rate in limits.best().items()}
-    return Growth(str(path), limits.n_threads, costs, best, points)
+    return Growth(str(path), limits.n_threads, costs, best, points, noise)
 
 
 def _round(model: lanner.Model, ids: list[int], points: list[Point]) -> None:

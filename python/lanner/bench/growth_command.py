@@ -84,3 +84,5 @@ def show(curve: Growth, to: Console) -> None:
         f"{curve.limits['read'] / 1e9:.1f} GB/s of memory reads"
     )
     to.print(Text(limits, "dim"), soft_wrap=True)
+    for line in curve.noise:
+        to.print(Text(f"NOISY MACHINE: {line}", "bold yellow"), soft_wrap=True)

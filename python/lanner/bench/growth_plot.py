@@ -173,6 +173,10 @@ def _words(figure: Any, curves: Sequence[Growth], height: float) -> None:
         f"{cpu_name()}, {threads}: {read:.0f} GB/s of memory reads, {fma:.0f} billion float32 multiply-adds/s"
     )
     figure.text(0.012, 1 - 0.55 / height, about, fontsize=8.5, color=FAINT, va="center")
+    if any(curve.noise for curve in curves):
+        figure.text(
+            0.985, 1 - 0.28 / height, "measured on a noisy machine", color="#b3261e", ha="right", va="center"
+        )
     handles = [
         Line2D([], [], marker="o", color=colour, linewidth=1.8, markersize=4.2, label=_name(curve))
         for curve, colour in zip(curves, _colours(curves), strict=True)
