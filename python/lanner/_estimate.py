@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lanner import _core, catalog, models
+from lanner._records import dataclass
 from lanner._threads import default_threads
 from lanner.checkpoint import open_checkpoint
 from lanner.decoder import CHUNK_TOKENS, MAX_SEQS, checked_context, checked_kv_dtype, checked_quantize

@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from lanner._records import dataclass
 from lanner.profile import IN_PYTHON, IN_STEP, Profile, ProfileRow, ProfileSection
 
 if TYPE_CHECKING:

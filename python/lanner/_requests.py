@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from lanner.beams import BeamSearch
+from lanner._records import replace
 from lanner.generation import Generation
 from lanner.handle import AsyncTokenStream, LoopQueue, TokenStream, finished_result
 from lanner.logit_rules import LogitRules
@@ -66,6 +65,8 @@ class Requests:
                 generation.follow(generations[0])
             generations.append(generation)
         if params.num_beams > 1:
+            from lanner.beams import BeamSearch
+
             BeamSearch(
                 generations,
                 params,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from lanner._records import dataclass
 
 ALIGNMENT = 64
 """A cache line, so that two threads which write neighbouring values never share one."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lanner import sequence
+from lanner._records import dataclass
 from lanner.beam import BeamScores
 from lanner.stop_texts import StopTexts
 

@@ -6,13 +6,13 @@ make, and puts a barrier there; the arena then gives every value a place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lanner import _core
 from lanner._builder_attention import AttentionOperations
 from lanner._builder_experts import ExpertOperations
 from lanner._builder_rows import Function, divides
+from lanner._records import dataclass
 from lanner.phases import REPLICABLE, Kind, Phase, Place, Value
 
 if TYPE_CHECKING:

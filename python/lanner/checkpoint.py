@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lanner import _core
+from lanner._records import dataclass
 from lanner.config import GgufValues, Settings
 
 _GGUF_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")

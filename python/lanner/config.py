@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from lanner import _core
+from lanner._records import dataclass
 
 T = TypeVar("T")
 

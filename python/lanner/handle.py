@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from types import TracebackType
+from typing import TYPE_CHECKING, TypeAlias
 
-from lanner.generation import Generation
-from lanner.result import Chunk, GenerationResult
+if TYPE_CHECKING:
+    import asyncio
+    from types import TracebackType
 
-Cancel = Callable[[Generation], None]
+    from lanner.generation import Generation
+    from lanner.result import Chunk, GenerationResult
+
+Cancel: TypeAlias = "Callable[[Generation], None]"
 """A method of the model, which therefore lives as long as who holds it."""
 
 
@@ -104,6 +107,8 @@ class LoopQueue:
     """Chunks on their way from the engine thread to an event loop; it knows no stream, so one may go."""
 
     def __init__(self) -> None:
+        import asyncio  # whoever gets here runs it already; others do not pay for it
+
         self._loop = asyncio.get_running_loop()
         self._chunks: asyncio.Queue[Chunk | None] = asyncio.Queue()
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from lanner import _core
+from lanner._records import dataclass
 
 
 class PageGroup(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
+
+from lanner._records import dataclass, field
 
 Kind = Literal["tokens", "outputs"]
 REPLICABLE = frozenset(

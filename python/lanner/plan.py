@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from lanner import _core, models
+from lanner._records import dataclass
 from lanner.builder import Builder
 from lanner.decoder import CHUNK_TOKENS
 from lanner.kv_cache import CacheShape

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lanner import _core
+from lanner._records import dataclass
 
 if TYPE_CHECKING:
     import numpy as np

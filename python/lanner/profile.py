@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from lanner._records import dataclass, field
 
 if TYPE_CHECKING:
     import os

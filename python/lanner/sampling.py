@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from lanner._blocks import uniform as uniform  # the number that draws a token, see there
+from lanner._records import dataclass, replace
 from lanner._sampling_checks import CHECKS
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class SamplingParams:
         return temperature, float(min(self.top_k, 2**24)), self.top_p, self.min_p, self.typical_p
 
 
-OPTION_NAMES = tuple(field.name for field in fields(SamplingParams))
+OPTION_NAMES = tuple(SamplingParams.__annotations__)
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
+from lanner._records import dataclass
 from lanner._requests import Requests
 from lanner.logprobs import LogprobCollector
 from lanner.prompts import is_list_of_prompts

@@ -5,8 +5,9 @@ from __future__ import annotations
 import weakref
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from lanner._records import dataclass
 
 
 class Target(Protocol):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lanner import _core
+from lanner._records import dataclass
 
 if TYPE_CHECKING:
     from lanner.checkpoint import Checkpoint

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from lanner import _core
+from lanner._records import dataclass
 
 if TYPE_CHECKING:
     import numpy as np

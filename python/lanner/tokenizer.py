@@ -5,9 +5,9 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lanner._records import dataclass
 from lanner.end_tokens import end_ids as named_end_ids
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lanner._core import ModelFileError
+from lanner._records import dataclass
 
 _MAX_JSON_BYTES = 1 << 26
 """Largest settings, template or vocabulary that is read: the largest vocab.json known has 6 MB."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from lanner import _core
+from lanner._records import replace
 from lanner.beams import BeamSearch
 from lanner.generation import Generation
 from lanner.llm import Model

@@ -5,10 +5,10 @@ Tensors go by the names of GGUF; a table of each architecture says what a Huggin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lanner import _core
+from lanner._records import dataclass
 from lanner.config import MAX_CONTEXT, DecoderConfig
 from lanner.models import _sizes
 

@@ -6,10 +6,10 @@ Tensors go by the names of GGUF; a table of each architecture says what a Huggin
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lanner import _core
+from lanner._records import dataclass
 from lanner.weights import Source
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lanner import _core
+from lanner._records import dataclass, replace
 from lanner.weights import Source
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lanner import _core
+from lanner._records import dataclass
 from lanner.models import _encoders, _layers, _parts
 from lanner.weights import Source
 

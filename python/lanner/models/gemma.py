@@ -5,10 +5,10 @@ Gemma 2 caps scores and logits, Gemma 3 has norms on the heads and another rotar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lanner import _core
+from lanner._records import dataclass
 from lanner.builder import Rope
 from lanner.config import DecoderConfig
 from lanner.models import _layers, _parts, _sizes

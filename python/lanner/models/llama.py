@@ -5,10 +5,10 @@ Also Mistral, which sees a window of positions, and SmolLM 2 and 3, the last wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lanner import _core
+from lanner._records import dataclass
 from lanner.config import DecoderConfig
 from lanner.models import _layers, _parts, _sizes
 from lanner.models._rope import read_rope

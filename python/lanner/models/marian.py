@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lanner import _core
+from lanner._records import dataclass
 from lanner.config import MAX_CONTEXT
 from lanner.models import _seq2seq
 from lanner.models._seq2seq import Head, Layer, Norm, Seq2SeqConfig

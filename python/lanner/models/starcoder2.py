@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lanner import _core
+from lanner._records import dataclass
 from lanner.config import DecoderConfig
 from lanner.models import _layers, _parts, _sizes
 from lanner.models._rope import read_rope

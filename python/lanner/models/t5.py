@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lanner import _core
+from lanner._records import dataclass
 from lanner.config import MAX_CONTEXT
 from lanner.models import _seq2seq
 from lanner.models._seq2seq import Head, Layer, Norm, Seq2SeqConfig
