@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+import regex
 
 import vocabulary as v
 from lanner._core import UnsupportedModelError
@@ -83,6 +84,21 @@ def test_pieces_equal_tokenizers(name: str) -> None:
     for _ in range(600):
         text = v.random_text(rng)
         wanted = [text[begin:end] for _, (begin, end) in oracle.pre_tokenize_str(text)]
+        assert ours.split(text) == wanted, repr(text)
+
+
+@pytest.mark.parametrize("name", sorted(PRE_TOKENIZERS))
+def test_ascii_is_cut_as_all_text_is(name: str) -> None:
+    """Texts without other characters take `re` and sets of ASCII in the place of `regex` and its classes."""
+    patterns = PRE_TOKENIZERS[name].patterns
+    ours, rng = PreTokenizer(patterns), random.Random(name)
+    several = [regex.compile(f"({pattern})") for pattern in patterns]
+    characters = "".join(map(chr, range(128))) + "abcABC  \n\r 123'sdtmlvre'SDTMLVRE" * 3
+    for _ in range(600):
+        text = "".join(rng.choice(characters) for _ in range(rng.randrange(80)))
+        wanted = [text]
+        for stage in several:
+            wanted = [part for piece in wanted for part in stage.split(piece) if part]
         assert ours.split(text) == wanted, repr(text)
 
 

@@ -7,12 +7,12 @@ llama.cpp's `llama-vocab.cpp`. Other names are refused: a wrong pattern gives wr
 
 from __future__ import annotations
 
-import unicodedata
-from dataclasses import dataclass
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from lanner._core import UnsupportedModelError
+from lanner._records import dataclass
 
 if TYPE_CHECKING:
     import regex
@@ -33,9 +33,12 @@ class PreTokenizer:
 
     def split(self, text: str) -> list[str]:
         """Pieces of `text` in order; joined they are the (normalized) text."""
-        if self.normalization:
+        is_ascii = text.isascii()
+        if self.normalization and not is_ascii:
+            import unicodedata
+
             text = unicodedata.normalize(self.normalization, text)
-        stages = _compile(self.patterns)
+        stages = _compile_ascii(self.patterns) if is_ascii else _compile(self.patterns)
         if len(stages) == 1:
             whole: list[str] = stages[0].findall(text)
             return whole
@@ -49,9 +52,52 @@ class PreTokenizer:
 def _compile(patterns: tuple[str, ...]) -> tuple[regex.Pattern[str], ...]:
     import regex
 
-    if len(patterns) == 1:
-        return (regex.compile(patterns[0]),)
-    return tuple(regex.compile(f"({pattern})") for pattern in patterns)  # split keeps what a group captures
+    return tuple(regex.compile(pattern) for pattern in _kept(patterns))
+
+
+@lru_cache
+def _compile_ascii(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    """The same for texts of ASCII alone: a cold start need not import the larger module for them."""
+    return tuple(re.compile(_in_ascii(pattern)) for pattern in _kept(patterns))
+
+
+def _kept(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """As they are compiled: of several, each is split at, which keeps what a group captures."""
+    return patterns if len(patterns) == 1 else tuple(f"({pattern})" for pattern in patterns)
+
+
+# What the classes have of ASCII, to stand inside brackets. The modules `re` and `regex` differ in whether the
+# separators 0x1c to 0x1f are spaces; Unicode says that they are not.
+_ASCII_SETS = {
+    r"\s": r"\t-\r ",
+    r"\p{L}": "A-Za-z",
+    r"\p{Lu}": "A-Z",
+    r"\p{Ll}": "a-z",
+    r"\p{Lt}": "",
+    r"\p{Lm}": "",
+    r"\p{Lo}": "",
+    r"\p{M}": "",
+    r"\p{N}": "0-9",
+    r"\p{P}": r"""!-#%-*,-/:;?@\[-\]_{}""",
+    r"\p{S}": r"$+<=>\^`|~",
+}
+
+
+def _in_ascii(pattern: str) -> str:
+    """A pattern for `re` that matches in ASCII what the given one matches there with `regex`."""
+    out, in_set, at = "", False, 0
+    while at < len(pattern):
+        is_class = pattern.startswith(r"\p{", at)
+        end = pattern.index("}", at) + 1 if is_class else at + (2 if pattern[at] == "\\" else 1)
+        part, at = pattern[at:end], end
+        if part == r"\S":
+            out += r"[^\t-\r ]"
+        elif part in _ASCII_SETS:
+            out += _ASCII_SETS[part] if in_set else f"[{_ASCII_SETS[part]}]"
+        else:
+            out += part
+            in_set = part == "[" or (in_set and part != "]")
+    return out
 
 
 # A single pattern must match at every position: `findall` would drop what it skips. No capturing groups.
