@@ -17,6 +17,7 @@ from lanner import _core, _memory
 from lanner.checkpoint import open_checkpoint
 from lanner.decoder import Decoder
 from lanner.llm import Model
+from lanner.weights import Weights
 from stepping import step_logits
 from targets import IdTokenizer
 from tiny_folder import write_folder
@@ -109,10 +110,11 @@ def test_rows_of_logits_leave_half_to_the_pages(tmp_path: Path) -> None:
     assert 1 <= max_seqs[0] < max_seqs[2] < max_seqs[3] == 64
 
 
-def test_without_a_budget_half_of_what_is_available(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_budget_half_of_what_weights_leave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = windowed(tmp_path)
     kv_bytes = lanner.estimate(path).kv_bytes
-    for available, wanted in ((None, [128, 20]), (0, [128, 20]), (6 * kv_bytes, [384, 60]),
+    to_come = Weights(open_checkpoint(path), 1).n_bytes
+    for available, wanted in ((None, [128, 20]), (0, [128, 20]), (6 * kv_bytes + to_come, [384, 60]),
                               (1 << 40, [8192, 1280])):  # fmt: skip
         monkeypatch.setattr(_memory, "available_bytes", lambda available=available: available)
         assert n_pages(path) == wanted
@@ -128,7 +130,9 @@ def kilobytes(field):
         return next(int(line.split()[1]) for line in f if line.startswith(field + ":"))
 def packed(name, *shape):
     weights = Weights(checkpoint, 2, {"a": "a", "warm": "warm"}, quantize=sys.argv[2] or None)
-    return weights.packed(Source(f"{name}.weight", shape))
+    weight = weights.packed(Source(f"{name}.weight", shape))
+    weights.wait()
+    return weight
 checkpoint = open_checkpoint(sys.argv[1])
 packed("warm", 16, 32)
 before = kilobytes("VmRSS")

@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -132,3 +134,19 @@ def test_public_values_match_and_travel_between_processes() -> None:
             pytest.fail("no match")
     with pytest.raises(dataclasses.FrozenInstanceError):
         usage.prompt_tokens = 4
+
+
+def test_a_first_token_imports_neither_of_these(smollm2_path: Any) -> None:
+    """Each costs a cold start 5 to 40 ms: the file's text needs none, nor regular expressions beyond `re`."""
+    unwanted = (
+        "asyncio", "dataclasses", "inspect", "jinja2", "json", "lanner._estimate", "lanner.beams", "logging",
+        "numpy", "regex", "rich", "ssl", "unicodedata",
+    )  # fmt: skip
+    code = (
+        "import sys; before = set(sys.modules); import lanner\n"
+        "with lanner.load(sys.argv[1]) as model:\n"
+        "    assert next(iter(model.stream('Hello, world 12!', max_tokens=1))).token\n"
+        f"print(*sorted(set({unwanted}) & (set(sys.modules) - before)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(smollm2_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")

@@ -48,6 +48,12 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
+def unpacked(weights: Weights, *sources: Source) -> np.ndarray:
+    weight = weights.packed(*sources)
+    weights.wait()
+    return weight.unpack()
+
+
 # ---- names and shapes -----------------------------------------------------------------------------
 
 
@@ -68,6 +74,7 @@ def test_names_transforms_and_vectors(dtype: str, tmp_path: Path) -> None:
     assert w.has("blk.3.up.bias") and not w.has("blk.2.up.bias") and not w.has("output.weight")
     assert w.shape("blk.3.up.weight") == (40, 24)
     packed = w.packed(Source("blk.3.up.weight", (24, 40), interleaved=24, hf=lambda a: a.T))
+    w.wait()
     assert np.array_equal(packed.unpack(), as_float32(dtype, matrix).T)
     assert packed.formats == [dtype.lower()]
     given = w.vector(Source("blk.3.norm.weight", (24,), hf=lambda a: a + 1))
@@ -116,12 +123,12 @@ def test_experts_of_a_folder_and_of_a_file(tmp_path: Path) -> None:
         w.packed(*sources[:2])
         with pytest.raises(_core.UnsupportedModelError, match=r"experts, 2 are used|l\.0\.e\.2\.w\.weight"):
             w.finish()
-        assert np.array_equal(w.packed(*sources).unpack(), experts.reshape(60, 32).astype(np.float32))
+        assert np.array_equal(unpacked(w, *sources), experts.reshape(60, 32).astype(np.float32))
         w.finish()
         assert w.n_params == experts.size
         turned = Source("blk.0.ffn_up_exps.weight", (32, 20), index=1, hf=lambda a: a.T)
         if w.checkpoint.kind == "hf":
-            assert np.array_equal(w.packed(turned).unpack(), experts[1].T.astype(np.float32))
+            assert np.array_equal(unpacked(w, turned), experts[1].T.astype(np.float32))
         with pytest.raises(_core.ModelFileError, match=r"missing|has shape \(3, 20, 32\)"):
             w.packed(Source("blk.0.ffn_up_exps.weight", (20, 32), index=3))
 
@@ -161,12 +168,36 @@ def test_quantized_as_the_gguf_package_does(dtype: str, format: str, n_threads: 
     w = Weights(checkpoint, n_threads, {"a": "a", "b": "b"}, quantize=format)
     want = dequantize(format, quantized(format, as_float32(dtype, wide)))
     assert w.packed(Source("a.weight", wide.shape)).formats == [format]
-    assert np.array_equal(w.packed(Source("a.weight", wide.shape)).unpack(), want)
-    turned = w.packed(Source("a.weight", wide.shape, hf=lambda a: a[::-1]))
-    assert np.array_equal(turned.unpack(), want[::-1])
+    assert np.array_equal(unpacked(w, Source("a.weight", wide.shape)), want)
+    turned = Source("a.weight", wide.shape, hf=lambda a: a[::-1])
+    assert np.array_equal(unpacked(w, turned), want[::-1])
     kept = w.packed(Source("b.weight", odd.shape))
+    w.wait()
     assert kept.formats == [dtype.lower()] and np.array_equal(kept.unpack(), as_float32(dtype, odd))
     assert w.packed(Source("a.weight", wide.shape), keep=True).formats == [dtype.lower()]
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_weights_are_packed_while_others_come(n_threads: int, tmp_path: Path) -> None:
+    """The same bytes from any number of threads; of several that are damaged the first is named."""
+    tensors = {f"{i}": normal(700, 1024) for i in range(12)}
+    path = tmp_path / "t.gguf"
+    path.write_bytes(gguf_bytes({"general.architecture": "llama"}, tensors))
+    w = Weights(open_checkpoint(path), n_threads)
+    made = [w.packed(Source(name, (700, 1024))) for name in tensors]
+    w.wait()
+    for weight, values in zip(made, tensors.values(), strict=True):
+        assert np.array_equal(weight.unpack(), values)
+    w.packed(Source("3", (700, 1024)))  # what nobody waits for
+    del w
+    for name in ("4", "9"):
+        tensors[name][600, 1000] = np.nan
+    path.write_bytes(gguf_bytes({"general.architecture": "llama"}, tensors))
+    w = Weights(open_checkpoint(path), n_threads)
+    for name in tensors:
+        w.packed(Source(name, (700, 1024)))
+    with pytest.raises(_core.ModelFileError, match=r"t\.gguf: tensor '4': .* infinite or NaN"):
+        w.wait()
 
 
 def test_interleaved_rows_are_quantized_alike(tmp_path: Path) -> None:
@@ -175,6 +206,7 @@ def test_interleaved_rows_are_quantized_alike(tmp_path: Path) -> None:
     (tmp_path / "t.gguf").write_bytes(gguf_bytes({"general.architecture": "llama"}, tensors))
     w = Weights(open_checkpoint(tmp_path / "t.gguf"), 1, quantize="q8_0")
     a, b = w.packed(Source("a", (40, 64), interleaved=20)), w.packed(Source("b", (40, 64)))
+    w.wait()
     assert np.array_equal(a.unpack(), b.unpack())
 
 
@@ -187,7 +219,7 @@ def test_values_that_no_block_holds(bad: float, tmp_path: Path) -> None:
     with pytest.raises(
         _core.ModelFileError, match=r"'a\.weight': pack: a f32 weight .* beyond the scales of q8_0"
     ):
-        w.packed(Source("a.weight", (20, 64)))
+        unpacked(w, Source("a.weight", (20, 64)))
 
 
 @pytest.mark.parametrize("format", ["q8_0", "q4_0"])

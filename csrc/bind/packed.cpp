@@ -10,6 +10,7 @@
 
 #include "bind/bind.h"
 #include "bind/gil.h"
+#include "core/background.h"
 #include "core/mapped_file.h"
 #include "core/pool.h"
 #include "cpu/backend.h"
@@ -32,7 +33,7 @@ using Bytes = py::array_t<uint8_t, py::array::c_style>;
 struct Part {
   PackSource stored;
   Format format;
-  const MappedFile* file = nullptr;
+  std::shared_ptr<const MappedFile> file = nullptr;
 };
 
 // Rows [16 * begin, 16 * end) in the order of the packed weight, quantized, then packed.
@@ -55,42 +56,102 @@ bool pack_quantized(const Part& part, const Segment& segment, int begin, int end
   return cpu_table().pack({part.format, coded.data(), n, s.k, 0}, slice, 0, slice.n_panels);
 }
 
-// Packs one segment in slices; false if a value is not finite.
-bool pack_segment(const Part& part, const Segment& segment, int n_threads) {
-  const PackSource& s = part.stored;
-  const size_t panel_source = row_bytes(s.format, static_cast<size_t>(s.k)) * kPanelRows;
-  const int per_slice = static_cast<int>(std::max<size_t>(1, kSliceBytes / panel_source));
-  const int n_slices = (segment.n_panels + per_slice - 1) / per_slice;
-  std::atomic<bool> ok{true};
-  Pool::get().for_each(n_threads, n_slices, [&](int64_t slice) {
-    const int begin = static_cast<int>(slice) * per_slice,
-              end = std::min(begin + per_slice, segment.n_panels);
-    const bool packed = part.format == s.format ? cpu_table().pack(s, segment, begin, end)
-                                                : pack_quantized(part, segment, begin, end);
-    if (!packed) ok.store(false, std::memory_order_relaxed);
+// A weight whose panels are being packed in slices, by any thread.
+class Packing {
+ public:
+  Packing(std::vector<Part> parts, std::shared_ptr<Arena> arena) : parts_(std::move(parts)) {
+    std::vector<PackSource> sources;
+    for (const Part& part : parts_) sources.push_back(part.stored), sources.back().format = part.format;
+    weight_ = std::make_shared<PackedWeight>(lay_out(sources, std::move(arena)));
+    for (size_t i = 0; i < parts_.size(); ++i)
+      for (int begin = 0; begin < weight_->segments[i].n_panels; begin += panels_per_slice(i))
+        slices_.push_back({i, begin});
+  }
+
+  int n_slices() const { return static_cast<int>(slices_.size()); }
+  const std::shared_ptr<PackedWeight>& weight() const { return weight_; }
+
+  void pack_slice(int slice) {
+    const auto [i, begin] = slices_[slice];
+    const Part& part = parts_[i];
+    const Segment& segment = weight_->segments[i];
+    const int end = std::min(begin + panels_per_slice(i), segment.n_panels);
+    const bool packed = part.format == part.stored.format ? cpu_table().pack(part.stored, segment, begin, end)
+                                                          : pack_quantized(part, segment, begin, end);
+    if (!packed) bad_part_.store(static_cast<int>(i), std::memory_order_relaxed);
+    const size_t bytes = panel_bytes(i);
     if (part.file)
-      part.file->release(s.data + panel_source * begin, panel_source * static_cast<size_t>(end - begin));
-  });
-  return ok.load();
+      part.file->release(part.stored.data + bytes * begin, bytes * static_cast<size_t>(end - begin));
+  }
+
+  // Once all slices are packed: what is wrong with the weight, empty if nothing is.
+  std::string error() const {
+    const int bad = bad_part_.load();
+    if (bad < 0) return "";
+    const Part& part = parts_[bad];
+    const PackSource& s = part.stored;
+    const bool is_quantized = part.format != s.format;
+    return cat("pack: a ", info(s.format).name, " weight of shape (", s.n_rows, ", ", s.k,
+               ") holds an infinite or NaN ", input_of(s.format) == InputKind::kFloat ? "value" : "scale",
+               is_quantized ? ", or values beyond the scales of " : "",
+               is_quantized ? info(part.format).name : "");
+  }
+
+ private:
+  // Of 16 rows in the source.
+  size_t panel_bytes(size_t i) const {
+    const PackSource& s = parts_[i].stored;
+    return row_bytes(s.format, static_cast<size_t>(s.k)) * kPanelRows;
+  }
+  int panels_per_slice(size_t i) const {
+    return static_cast<int>(std::max<size_t>(1, kSliceBytes / panel_bytes(i)));
+  }
+
+  struct Slice {
+    size_t part;
+    int begin;  // panel of its segment
+  };
+
+  const std::vector<Part> parts_;
+  std::shared_ptr<PackedWeight> weight_;
+  std::vector<Slice> slices_;
+  std::atomic<int> bad_part_{-1};
+};
+
+std::shared_ptr<PackedWeight> pack_now(const std::shared_ptr<Packing>& packing, int n_threads) {
+  ReleasedGil unlocked;
+  Pool::get().for_each(n_threads, packing->n_slices(),
+                       [&](int64_t slice) { packing->pack_slice(static_cast<int>(slice)); });
+  if (const std::string error = packing->error(); !error.empty()) throw ModelFileError(error);
+  return packing->weight();
 }
 
-std::shared_ptr<PackedWeight> pack(const std::vector<Part>& parts, int n_threads,
-                                   std::shared_ptr<Arena> arena) {
-  ReleasedGil unlocked;
-  std::vector<PackSource> sources;
-  for (const Part& part : parts) sources.push_back(part.stored), sources.back().format = part.format;
-  auto weight = std::make_shared<PackedWeight>(lay_out(sources, std::move(arena)));
-  for (size_t i = 0; i < parts.size(); ++i) {
-    const PackSource& s = parts[i].stored;
-    if (pack_segment(parts[i], weight->segments[i], n_threads)) continue;
-    const bool is_float = input_of(s.format) == InputKind::kFloat;
-    throw ModelFileError(cat("pack: a ", info(s.format).name, " weight of shape (", s.n_rows, ", ", s.k,
-                             ") holds an infinite or NaN ", is_float ? "value" : "scale",
-                             parts[i].format == s.format ? "" : ", or values beyond the scales of ",
-                             parts[i].format == s.format ? "" : info(parts[i].format).name));
+// Packs weights of mapped files while Python goes on.
+class Packer {
+ public:
+  explicit Packer(int n_threads) : threads_(n_threads) {}
+
+  std::shared_ptr<PackedWeight> pack(std::shared_ptr<Packing> packing) {
+    for (int slice = 0; slice < packing->n_slices(); ++slice)
+      threads_.add([packing, slice] { packing->pack_slice(slice); });
+    return packings_.emplace_back(std::move(packing))->weight();
   }
-  return weight;
-}
+
+  // (index of the weight, counted as they came; what is wrong) of those that hold what is not finite.
+  std::vector<std::pair<size_t, std::string>> finish() {
+    ReleasedGil unlocked;
+    threads_.finish();
+    std::vector<std::pair<size_t, std::string>> errors;
+    for (size_t i = 0; i < packings_.size(); ++i)
+      if (std::string error = packings_[i]->error(); !error.empty()) errors.emplace_back(i, std::move(error));
+    packings_.clear();
+    return errors;
+  }
+
+ private:
+  std::vector<std::shared_ptr<Packing>> packings_;
+  Background threads_;  // ends first
+};
 
 // The bytes that a weight of this shape takes; its shape is checked first.
 size_t checked_bytes(Format format, int64_t n_rows, int64_t k) {
@@ -113,14 +174,14 @@ std::shared_ptr<PackedWeight> pack_arrays(const std::vector<SourceTuple>& tuples
           ") has ", data.size(), " bytes, wanted ", wanted);
     parts.push_back({{format, reinterpret_cast<const std::byte*>(data.data()), n_rows, k, head_dim}, format});
   }
-  return pack(parts, n_threads, nullptr);
+  return pack_now(std::make_shared<Packing>(std::move(parts), nullptr), n_threads);
 }
 
 // (MappedFile or array of uint8, offset, format, n_rows, k, interleaved_head_dim, format when packed)
 using RangeTuple = std::tuple<py::object, uint64_t, std::string, int64_t, int64_t, int32_t, std::string>;
 
 std::shared_ptr<PackedWeight> pack_files(const std::vector<RangeTuple>& tuples, int n_threads,
-                                         std::shared_ptr<Arena> arena) {
+                                         std::shared_ptr<Arena> arena, Packer* packer) {
   std::vector<Part> parts;
   std::vector<Bytes> arrays;  // that the parts point into
   for (const auto& [data, offset, name, n_rows, k, head_dim, packed_name] : tuples) {
@@ -130,7 +191,7 @@ std::shared_ptr<PackedWeight> pack_files(const std::vector<RangeTuple>& tuples, 
           " cannot become ", packed_name);
     Part part{{format, nullptr, static_cast<int32_t>(n_rows), static_cast<int32_t>(k), head_dim}, packed};
     if (py::isinstance<MappedFile>(data)) {
-      part.file = &data.cast<const MappedFile&>();
+      part.file = data.cast<std::shared_ptr<MappedFile>>();
       part.stored.data = checked_range(*part.file, offset, n_bytes);
     } else {
       const Bytes& array = arrays.emplace_back(data.cast<Bytes>());
@@ -141,7 +202,9 @@ std::shared_ptr<PackedWeight> pack_files(const std::vector<RangeTuple>& tuples, 
     }
     parts.push_back(part);
   }
-  return pack(parts, n_threads, std::move(arena));
+  auto packing = std::make_shared<Packing>(std::move(parts), std::move(arena));
+  check(!packer || arrays.empty(), "pack: a packer takes files alone: an array may change meanwhile");
+  return packer ? packer->pack(std::move(packing)) : pack_now(packing, n_threads);
 }
 
 std::vector<std::string> formats_of(const PackedWeight& w) {
@@ -190,6 +253,16 @@ py::array_t<float> unpack(const PackedWeight& w) {
 void bind_packed(py::module_& m) {
   py::class_<Arena, std::shared_ptr<Arena>>(m, "Arena").def(py::init<size_t>(), py::arg("n_bytes"));
 
+  py::class_<Packer>(m, "Packer", R"(Threads that pack weights of mapped files while Python goes on.
+
+n_threads counts the one that calls finish().)")
+      .def(py::init<int>(), py::arg("n_threads"))
+      .def("finish", &Packer::finish,
+           R"(Waits until all weights are packed, and takes part: until then none may be used.
+
+Returns (index, what is wrong) of those that hold a value or scale that is not finite, counted from the first
+that came since the last call.)");
+
   py::class_<PackedWeight, std::shared_ptr<PackedWeight>>(
       m, "Packed",
       "A weight (N, K) in panels of 16 rows, as the kernels of matmul read it. lanner.ops.pack makes one of "
@@ -197,7 +270,7 @@ void bind_packed(py::module_& m) {
       "array. It never changes, so any number of threads may use it at once.")
       .def(py::init(&pack_arrays), py::arg("sources"), py::kw_only(), py::arg("n_threads") = 1)
       .def_static("from_files", &pack_files, py::arg("sources"), py::kw_only(), py::arg("n_threads") = 1,
-                  py::arg("arena") = nullptr)
+                  py::arg("arena") = nullptr, py::arg("packer") = nullptr)
       .def_property_readonly(
           "shape", [](const PackedWeight& w) { return py::make_tuple(w.n, w.k); },
           "(N, K): outputs and inputs of a matmul.")

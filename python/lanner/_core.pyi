@@ -131,6 +131,10 @@ class Spm:
 class Arena:
     def __init__(self, n_bytes: int) -> None: ...
 
+class Packer:
+    def __init__(self, n_threads: int) -> None: ...
+    def finish(self) -> list[tuple[int, str]]: ...
+
 class Packed:
     def __init__(
         self,
@@ -144,6 +148,7 @@ class Packed:
         *,
         n_threads: int = 1,
         arena: Arena | None = None,
+        packer: Packer | None = None,
     ) -> Packed: ...
     @property
     def shape(self) -> tuple[int, int]: ...

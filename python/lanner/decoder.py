@@ -42,6 +42,7 @@ class Decoder(OutputRows):
         max_memory: bytes that weights, cache and activations may take together; if None, the cache may take
             half of the memory that is available once the weights are loaded.
         quantize: None, or "q8_0" or "q4_0": the format that float matrices get.
+        waits: whether the weights are packed when this returns; else `wait` must be called before `run`.
 
     Raises:
         UnsupportedModelError: an architecture, format or option of the file that has no kernel here.
@@ -59,6 +60,7 @@ class Decoder(OutputRows):
         kv_dtype: str = "f16",
         max_memory: int | None = None,
         quantize: str | None = None,
+        waits: bool = True,
     ) -> None:
         checked_quantize(quantize)
         settings = checkpoint.settings
@@ -72,17 +74,35 @@ class Decoder(OutputRows):
         self.context = checked_context(self.config.context_length, context)
         self.n_threads = n_threads
         self.kv_dtype = checked_kv_dtype(kv_dtype)
-        from lanner._estimate import room_within
+        room = None
+        if max_memory is not None:
+            from lanner._estimate import room_within
 
-        room = room_within(
-            checkpoint, max_memory, context=context, n_threads=n_threads, kv_dtype=kv_dtype, quantize=quantize
+            room = room_within(
+                checkpoint,
+                max_memory,
+                context=context,
+                n_threads=n_threads,
+                kv_dtype=kv_dtype,
+                quantize=quantize,
+            )
+        n_bytes, max_seqs = (
+            (room.cache_bytes, room.n_seqs) if room else (free_cache_bytes(weights.n_bytes), MAX_SEQS)
         )
         loaded = module.load(self.config, weights)
         weights.finish(module.HF_IGNORED)
         self.n_params = weights.n_params
         self.formats = weights.n_bytes_by_format
-        n_bytes, max_seqs = (room.cache_bytes, room.n_seqs) if room else (free_cache_bytes(), MAX_SEQS)
         self._build(module, loaded, n_bytes, max_seqs)
+        self._weights: Weights | None = weights  # until they are packed
+        if waits:
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns once the weights are packed; ModelFileError where one holds what is not finite."""
+        if self._weights is not None:
+            self._weights.wait()
+            self._weights = None
 
     def _build(self, module: object, loaded: object, n_bytes: int, max_seqs: int) -> None:
         c = self.config
@@ -142,11 +162,14 @@ class Decoder(OutputRows):
         return weight_bytes_per_token(self.program.instructions)
 
 
-def free_cache_bytes() -> int:
-    """Half of the memory that is available: the rest is for activations, and for the rest of the process."""
+def free_cache_bytes(n_to_come: int = 0) -> int:
+    """Half of the memory that will be available when so many bytes more are taken.
+
+    The rest is for activations, and for the rest of the process.
+    """
     from lanner._memory import available_bytes
 
-    return (available_bytes() or 0) // 2
+    return max(0, (available_bytes() or 0) - n_to_come) // 2
 
 
 def checked_context(context_length: int, context: int | None) -> int:

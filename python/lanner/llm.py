@@ -82,7 +82,6 @@ def load(
     from lanner.tokenizer_files import tokenizer_of
 
     checkpoint = open_checkpoint(catalog.resolve(model))
-    tokenizer, name = tokenizer_of(checkpoint)
     options: dict[str, Any] = {
         "context": context,
         "n_threads": threads or min(default_threads()[0], _core.MAX_THREADS),
@@ -92,12 +91,18 @@ def load(
     if models.is_encoder(checkpoint.settings):
         from lanner.embedding import open_encoder
 
+        tokenizer, name = tokenizer_of(checkpoint)
         return open_encoder(checkpoint, tokenizer, name, **options)
     if models.is_seq2seq(checkpoint.settings):
         from lanner.translation import open_translator
 
+        tokenizer, name = tokenizer_of(checkpoint)
         return open_translator(checkpoint, tokenizer, name, kv_dtype=kv_dtype, **options)
-    return Model(Decoder(checkpoint, kv_dtype=kv_dtype, **options), tokenizer, tokenizer_name=name)
+    decoder = Decoder(checkpoint, kv_dtype=kv_dtype, **options, waits=False)
+    tokenizer, name = tokenizer_of(checkpoint)  # while weights are packed
+    opened = Model(decoder, tokenizer, tokenizer_name=name)
+    decoder.wait()
+    return opened
 
 
 class Model(Scores, Profiled, TextReader):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lanner import _core, models
 from lanner._outputs import OutputRows
+from lanner._records import dataclass
 from lanner.builder import Builder
 from lanner.decoder import (
     MAX_OUTPUTS,
@@ -137,6 +137,7 @@ class Seq2Seq(OutputRows):
         )
         loaded = module.load(c, weights, self.rules.forbidden_ids)
         weights.finish(module.HF_IGNORED)
+        weights.wait()
         self.n_params = weights.n_params
         self.formats = weights.n_bytes_by_format
         n_bytes, max_seqs = (room.cache_bytes, room.n_seqs) if room else (free_cache_bytes(), MAX_SEQS)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lanner import _core
+from lanner._packing import WeightPacker
+from lanner._records import dataclass
 from lanner.checkpoint import Checkpoint, TensorInfo
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Weights:
 
     Args:
         checkpoint: the opened model. Pages of its files are given back as their tensors are packed.
-        n_threads: threads that pack.
+        n_threads: threads that pack, the caller's counted; matrices may be used after `wait`.
         names: for a Hugging Face folder, its names by the canonical ones, without ".weight" or ".bias" where
             both have it: {"blk.{}.attn_q": "model.layers.{}.self_attn.q_proj"}, a second {} for the expert.
         quantize: None, or the format that float matrices get if their rows are whole blocks of 32.
@@ -65,7 +66,6 @@ class Weights:
         prefix: str = "",
     ) -> None:
         self.checkpoint = checkpoint
-        self.n_threads = n_threads
         self.n_bytes_by_format: dict[str, int] = {}
         self.n_params = 0
         self._names = None if checkpoint.kind == "gguf" else dict(names or {})
@@ -74,8 +74,7 @@ class Weights:
         has_prefix = not self._tensors or any(name.startswith(prefix) for name in self._tensors)
         self._prefix = "" if has_prefix else prefix
         self._taken: dict[str, set[int | None]] = {}
-        # Packed weights are as large as the file's, but for rows that are padded to whole panels.
-        self._arena = _core.Arena(checkpoint.n_bytes + checkpoint.n_bytes // 16)
+        self._packer = WeightPacker(checkpoint, n_threads)
 
     @property
     def n_bytes(self) -> int:
@@ -116,11 +115,12 @@ class Weights:
     def packed(self, *sources: Source, keep: bool = False) -> _core.Packed:
         """The fused weight of several (N, K) tensors, in their order; `keep` leaves their formats alone."""
         parts = [self._part(source, keep) for source in sources]
-        try:
-            return _core.Packed.from_files(parts, n_threads=self.n_threads, arena=self._arena)
-        except (_core.ModelFileError, ValueError) as error:
-            names = ", ".join(repr(self._name(source.name, source.index)) for source in sources)
-            raise _core.ModelFileError(f"{self.checkpoint.path}: tensor {names}: {error}") from error
+        names = ", ".join(repr(self._name(source.name, source.index)) for source in sources)
+        return self._packer.pack(parts, names)
+
+    def wait(self) -> None:
+        """Returns once all weights are packed; ModelFileError for one that holds what is not finite."""
+        self._packer.wait()
 
     def vector(self, source: Source) -> memoryview[float]:
         """A float32 vector or table, such as the weight of a norm; finite."""
