@@ -119,6 +119,9 @@ class FakeDecoder:
         self.started = threading.Event()  # set by every step
         self.error: Exception | None = None  # raised by the next step
 
+    def keep(self) -> None:
+        pass
+
     def prepare(self, chunks: object) -> None:
         pass
 

@@ -131,7 +131,7 @@ def kilobytes(field):
 def packed(name, *shape):
     weights = Weights(checkpoint, 2, {"a": "a", "warm": "warm"}, quantize=sys.argv[2] or None)
     weight = weights.packed(Source(f"{name}.weight", shape))
-    weights.wait()
+    weights.packer.wait()
     return weight
 checkpoint = open_checkpoint(sys.argv[1])
 packed("warm", 16, 32)

@@ -50,7 +50,7 @@ def normal(*shape: int) -> np.ndarray:
 
 def unpacked(weights: Weights, *sources: Source) -> np.ndarray:
     weight = weights.packed(*sources)
-    weights.wait()
+    weights.packer.wait()
     return weight.unpack()
 
 
@@ -74,7 +74,7 @@ def test_names_transforms_and_vectors(dtype: str, tmp_path: Path) -> None:
     assert w.has("blk.3.up.bias") and not w.has("blk.2.up.bias") and not w.has("output.weight")
     assert w.shape("blk.3.up.weight") == (40, 24)
     packed = w.packed(Source("blk.3.up.weight", (24, 40), interleaved=24, hf=lambda a: a.T))
-    w.wait()
+    w.packer.wait()
     assert np.array_equal(packed.unpack(), as_float32(dtype, matrix).T)
     assert packed.formats == [dtype.lower()]
     given = w.vector(Source("blk.3.norm.weight", (24,), hf=lambda a: a + 1))
@@ -172,7 +172,7 @@ def test_quantized_as_the_gguf_package_does(dtype: str, format: str, n_threads: 
     turned = Source("a.weight", wide.shape, hf=lambda a: a[::-1])
     assert np.array_equal(unpacked(w, turned), want[::-1])
     kept = w.packed(Source("b.weight", odd.shape))
-    w.wait()
+    w.packer.wait()
     assert kept.formats == [dtype.lower()] and np.array_equal(kept.unpack(), as_float32(dtype, odd))
     assert w.packed(Source("a.weight", wide.shape), keep=True).formats == [dtype.lower()]
 
@@ -185,7 +185,7 @@ def test_weights_are_packed_while_others_come(n_threads: int, tmp_path: Path) ->
     path.write_bytes(gguf_bytes({"general.architecture": "llama"}, tensors))
     w = Weights(open_checkpoint(path), n_threads)
     made = [w.packed(Source(name, (700, 1024))) for name in tensors]
-    w.wait()
+    w.packer.wait()
     for weight, values in zip(made, tensors.values(), strict=True):
         assert np.array_equal(weight.unpack(), values)
     w.packed(Source("3", (700, 1024)))  # what nobody waits for
@@ -197,7 +197,7 @@ def test_weights_are_packed_while_others_come(n_threads: int, tmp_path: Path) ->
     for name in tensors:
         w.packed(Source(name, (700, 1024)))
     with pytest.raises(_core.ModelFileError, match=r"t\.gguf: tensor '4': .* infinite or NaN"):
-        w.wait()
+        w.packer.wait()
 
 
 def test_interleaved_rows_are_quantized_alike(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_interleaved_rows_are_quantized_alike(tmp_path: Path) -> None:
     (tmp_path / "t.gguf").write_bytes(gguf_bytes({"general.architecture": "llama"}, tensors))
     w = Weights(open_checkpoint(tmp_path / "t.gguf"), 1, quantize="q8_0")
     a, b = w.packed(Source("a", (40, 64), interleaved=20)), w.packed(Source("b", (40, 64)))
-    w.wait()
+    w.packer.wait()
     assert np.array_equal(a.unpack(), b.unpack())
 
 

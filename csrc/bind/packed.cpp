@@ -11,6 +11,7 @@
 #include "bind/bind.h"
 #include "bind/gil.h"
 #include "core/background.h"
+#include "core/blob_file.h"
 #include "core/mapped_file.h"
 #include "core/pool.h"
 #include "cpu/backend.h"
@@ -59,10 +60,17 @@ bool pack_quantized(const Part& part, const Segment& segment, int begin, int end
 // A weight whose panels are being packed in slices, by any thread.
 class Packing {
  public:
-  Packing(std::vector<Part> parts, std::shared_ptr<Arena> arena) : parts_(std::move(parts)) {
+  // `kept` may have the panels already.
+  Packing(std::vector<Part> parts, std::shared_ptr<Arena> arena,
+          std::shared_ptr<const BlobFile> kept = nullptr)
+      : parts_(std::move(parts)) {
     std::vector<PackSource> sources;
     for (const Part& part : parts_) sources.push_back(part.stored), sources.back().format = part.format;
-    weight_ = std::make_shared<PackedWeight>(lay_out(sources, std::move(arena)));
+    std::span<std::byte> found;
+    if (kept) found = kept->find(key());
+    is_kept_ = !found.empty();
+    weight_ = std::make_shared<PackedWeight>(
+        lay_out(sources, is_kept_ ? nullptr : std::move(arena), found, is_kept_ ? std::move(kept) : nullptr));
     for (size_t i = 0; i < parts_.size(); ++i)
       for (int begin = 0; begin < weight_->segments[i].n_panels; begin += panels_per_slice(i))
         slices_.push_back({i, begin});
@@ -70,6 +78,19 @@ class Packing {
 
   int n_slices() const { return static_cast<int>(slices_.size()); }
   const std::shared_ptr<PackedWeight>& weight() const { return weight_; }
+  bool is_kept() const { return is_kept_; }
+
+  // All that the panels depend on but the bytes of the files.
+  std::string key() const {
+    std::string out;
+    for (const Part& part : parts_) {
+      const PackSource& s = part.stored;
+      const std::string& path = part.file->path();
+      out += cat(path.substr(path.rfind('/') + 1), " ", s.data - part.file->data(), " ", info(s.format).name,
+                 " ", info(part.format).name, " ", s.n_rows, " ", s.k, " ", s.interleaved_head_dim, "\n");
+    }
+    return out;
+  }
 
   void pack_slice(int slice) {
     const auto [i, begin] = slices_[slice];
@@ -114,6 +135,7 @@ class Packing {
 
   const std::vector<Part> parts_;
   std::shared_ptr<PackedWeight> weight_;
+  bool is_kept_ = false;
   std::vector<Slice> slices_;
   std::atomic<int> bad_part_{-1};
 };
@@ -126,14 +148,21 @@ std::shared_ptr<PackedWeight> pack_now(const std::shared_ptr<Packing>& packing, 
   return packing->weight();
 }
 
-// Packs weights of mapped files while Python goes on.
+// Packs weights of mapped files while Python goes on, or checks those that a file has kept.
 class Packer {
  public:
-  explicit Packer(int n_threads) : threads_(n_threads) {}
+  // `subject` says of what files, and in which layout, the panels in `path` must be; no path: none are kept.
+  Packer(int n_threads, const py::object& path, std::string subject)
+      : path_(path.is_none() ? "" : file_system_path(path)),
+        subject_(std::move(subject)),
+        threads_(n_threads) {
+    if (!path_.empty()) kept_ = BlobFile::open(path_, subject_);
+    for (size_t slice = 0; kept_ && slice < kept_->n_slices(); ++slice)
+      threads_.add([kept = kept_, slice] { kept->check_slice(slice); });
+  }
 
   std::shared_ptr<PackedWeight> pack(std::shared_ptr<Packing> packing) {
-    for (int slice = 0; slice < packing->n_slices(); ++slice)
-      threads_.add([packing, slice] { packing->pack_slice(slice); });
+    if (!packing->is_kept()) add_slices(packing);
     return packings_.emplace_back(std::move(packing))->weight();
   }
 
@@ -141,15 +170,46 @@ class Packer {
   std::vector<std::pair<size_t, std::string>> finish() {
     ReleasedGil unlocked;
     threads_.finish();
+    is_complete_ = kept_ != nullptr;
+    for (const auto& packing : packings_) is_complete_ &= packing->is_kept();
+    if (kept_ && kept_->is_damaged()) {
+      kept_->replace();
+      is_complete_ = false;
+      for (const auto& packing : packings_)
+        if (packing->is_kept()) add_slices(packing);
+      threads_.finish();
+    }
     std::vector<std::pair<size_t, std::string>> errors;
-    for (size_t i = 0; i < packings_.size(); ++i)
+    for (size_t i = 0; i < packings_.size(); ++i) {
       if (std::string error = packings_[i]->error(); !error.empty()) errors.emplace_back(i, std::move(error));
+      packed_.emplace_back(packings_[i]->key(), packings_[i]->weight());
+    }
     packings_.clear();
     return errors;
   }
 
+  // Whether a file had all that was asked for.
+  bool is_complete() const { return is_complete_; }
+  const std::shared_ptr<BlobFile>& kept() const { return kept_; }
+
+  void keep() const {
+    ReleasedGil unlocked;
+    std::vector<Blob> blobs;
+    for (const auto& [key, w] : packed_) blobs.push_back({key, {w->segments[0].data, w->n_bytes}});
+    write_blobs(path_, subject_, blobs);
+  }
+
  private:
+  void add_slices(const std::shared_ptr<Packing>& packing) {
+    for (int slice = 0; slice < packing->n_slices(); ++slice)
+      threads_.add([packing, slice] { packing->pack_slice(slice); });
+  }
+
+  const std::string path_, subject_;
+  std::shared_ptr<BlobFile> kept_;
   std::vector<std::shared_ptr<Packing>> packings_;
+  std::vector<std::pair<std::string, std::shared_ptr<PackedWeight>>> packed_;
+  bool is_complete_ = false;
   Background threads_;  // ends first
 };
 
@@ -202,7 +262,8 @@ std::shared_ptr<PackedWeight> pack_files(const std::vector<RangeTuple>& tuples, 
     }
     parts.push_back(part);
   }
-  auto packing = std::make_shared<Packing>(std::move(parts), std::move(arena));
+  auto packing =
+      std::make_shared<Packing>(std::move(parts), std::move(arena), packer ? packer->kept() : nullptr);
   check(!packer || arrays.empty(), "pack: a packer takes files alone: an array may change meanwhile");
   return packer ? packer->pack(std::move(packing)) : pack_now(packing, n_threads);
 }
@@ -255,13 +316,28 @@ void bind_packed(py::module_& m) {
 
   py::class_<Packer>(m, "Packer", R"(Threads that pack weights of mapped files while Python goes on.
 
-n_threads counts the one that calls finish().)")
-      .def(py::init<int>(), py::arg("n_threads"))
+n_threads counts the one that calls finish(). `path` is a file that has kept panels of `subject`: what it has
+is checked in the place of being packed, and packed all the same where it is damaged; None: no file.)")
+      .def(py::init<int, const py::object&, std::string>(), py::arg("n_threads"),
+           py::arg("path") = py::none(), py::arg("subject") = "")
       .def("finish", &Packer::finish,
            R"(Waits until all weights are packed, and takes part: until then none may be used.
 
 Returns (index, what is wrong) of those that hold a value or scale that is not finite, counted from the first
-that came since the last call.)");
+that came since the last call.)")
+      .def_property_readonly("is_complete", &Packer::is_complete,
+                             "Whether the file had all of what finish() waited for, undamaged.")
+      .def("keep", &Packer::keep,
+           "Writes all that was packed to the file, at once or not at all. Raises OSError.");
+
+  m.def(
+      "checksum",
+      [](const py::buffer& data) {
+        const py::buffer_info bytes = data.request();
+        return checksum(
+            {static_cast<const std::byte*>(bytes.ptr), static_cast<size_t>(bytes.size * bytes.itemsize)});
+      },
+      py::arg("data"), "64 bits that tell contiguous bytes from others.");
 
   py::class_<PackedWeight, std::shared_ptr<PackedWeight>>(
       m, "Packed",

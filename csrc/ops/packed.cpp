@@ -18,7 +18,8 @@ void check_source(const PackSource& s) {
 
 }  // namespace
 
-PackedWeight lay_out(const std::vector<PackSource>& sources, std::shared_ptr<Arena> arena) {
+PackedWeight lay_out(const std::vector<PackSource>& sources, std::shared_ptr<Arena> arena,
+                     std::span<std::byte> given, std::shared_ptr<const void> owner) {
   check(!sources.empty(), "pack: no weight was given");
   PackedWeight w;
   w.k = sources[0].k;
@@ -40,8 +41,12 @@ PackedWeight lay_out(const std::vector<PackSource>& sources, std::shared_ptr<Are
   }
   w.n = static_cast<int32_t>(n);
   // Kernels prefetch past the end; what they touch there need not exist, prefetches never fault.
-  std::byte* at = arena ? arena->take(w.n_bytes) : nullptr;
-  if (at) {
+  check(given.empty() || given.size() == w.n_bytes, "pack: ", given.size(), " bytes are given, wanted ",
+        w.n_bytes);
+  std::byte* at = !given.empty() ? given.data() : arena ? arena->take(w.n_bytes) : nullptr;
+  if (!given.empty()) {
+    w.owner = std::move(owner);
+  } else if (at) {
     w.arena = std::move(arena);
   } else {
     w.memory = Memory(w.n_bytes);

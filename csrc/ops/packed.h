@@ -33,6 +33,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "core/dtype.h"
@@ -138,8 +139,9 @@ struct PackedWeight {
   int32_t n_panels = 0;
   size_t n_bytes = 0;
   std::vector<Segment> segments;
-  Memory memory;                 // its own, or
-  std::shared_ptr<Arena> arena;  // part of this
+  Memory memory;                      // its own, or
+  std::shared_ptr<Arena> arena;       // part of this, or
+  std::shared_ptr<const void> owner;  // of what is not ours
 };
 
 // One panel, as a kernel wants it.
@@ -172,8 +174,9 @@ struct PackSource {
 };
 
 // Checks the sources and takes the memory of their fused weight, from the arena as long as that has room; its
-// panels are still to be packed.
-PackedWeight lay_out(const std::vector<PackSource>& sources, std::shared_ptr<Arena> arena = nullptr);
+// panels are still to be packed. `given` has them already, and lives as long as its owner; empty: nothing is.
+PackedWeight lay_out(const std::vector<PackSource>& sources, std::shared_ptr<Arena> arena = nullptr,
+                     std::span<std::byte> given = {}, std::shared_ptr<const void> owner = nullptr);
 
 // Row of the source that becomes row r of the packed weight.
 inline int32_t source_row(const PackSource& s, int32_t r) {

@@ -1,30 +1,50 @@
-"""Packing of a model's weights, in threads of its own while the model is assembled."""
+"""Packing of a model's weights: in threads of its own while the model is assembled, and kept for next time.
+
+Memory that nobody has touched yet is dear, on virtual machines above all, and packed weights fill as much of
+it as the file has. So they are kept in the cache folder and mapped from there: what is in the page cache
+costs nothing to fill, and all processes share it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from lanner import _core
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lanner.checkpoint import Checkpoint
 
 Part = tuple[Any, int, str, int, int, int, str]
 """What `_core.Packed.from_files` takes of one tensor."""
+
+LEAST_BYTES = 32 << 20
+"""Of a model whose packed weights are kept: less is packed within 20 ms."""
+
+MOST_BYTES = 8 << 30
+"""Of all packed weights that are kept, those used longest ago go first; models above half of it are not."""
 
 
 class WeightPacker:
     """Packs weights of a checkpoint into one reservation; none may be used before `wait`.
 
     `n_threads` counts the caller, who takes part in `wait`. Whoever drops it waits for what has begun.
+    With `keeps`, weights that the cache folder has of the same files are mapped; see `keep`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, n_threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, n_threads: int, *, keeps: bool = False) -> None:
         self._path = checkpoint.path
         self._n_threads = n_threads
+        self._kept = kept_path(checkpoint) if keeps else None
         # Packed weights are as large as the file's, but for rows that are padded to whole panels.
         self._arena = _core.Arena(checkpoint.n_bytes + checkpoint.n_bytes // 16)
-        self._packer = _core.Packer(n_threads)
+        if self._kept is None:
+            self._packer = _core.Packer(n_threads)
+        else:
+            self._packer = _core.Packer(n_threads, str(self._kept), _subject(checkpoint))
         self._names: list[str] = []  # of what the packer has
 
     def pack(self, parts: list[Part], names: str) -> _core.Packed:
@@ -48,6 +68,59 @@ class WeightPacker:
         names, self._names = self._names, []
         for index, error in self._packer.finish():
             raise self._error(names[index], error)
+        if self._kept is not None and self._packer.is_complete:
+            with contextlib.suppress(OSError):
+                os.utime(self._kept)
+
+    def keep(self) -> None:
+        """Writes what was packed to the cache folder, unless that has it; what fails costs only time."""
+        if self._kept is None or self._packer.is_complete:
+            return
+        with contextlib.suppress(OSError):
+            self._kept.parent.mkdir(parents=True, exist_ok=True)
+            make_room(self._kept, os.path.getsize(self._path))
+            self._packer.keep()
 
     def _error(self, names: str, error: str) -> _core.ModelFileError:
         return _core.ModelFileError(f"{self._path}: tensor {names}: {error}")
+
+
+def kept_path(checkpoint: Checkpoint) -> Path | None:
+    """Where the packed weights of a GGUF file are kept; None where they are not.
+
+    One place for each path of a model: what is kept of a file that is gone makes room for its successor.
+    """
+    wanted = os.environ.get("LANNER_KEEP_PACKED", "1") != "0"
+    if not wanted or checkpoint.gguf is None or not LEAST_BYTES <= checkpoint.n_bytes <= MOST_BYTES // 2:
+        return None
+    from lanner._cache import cache_folder
+
+    path = os.path.abspath(checkpoint.path)
+    name = f"{os.path.basename(path)[:80]}-{_core.checksum(os.fsencode(path)):016x}"
+    return cache_folder() / "packed" / name
+
+
+def _subject(checkpoint: Checkpoint) -> str:
+    """What packed weights depend on: the files by size, time and headers, and this build of the library."""
+    files = {tensor.file.path: tensor for tensor in checkpoint.tensors.values()}
+    lines = [_stated(_core.__file__)]
+    for path in sorted(files):
+        file = files[path].file
+        n_header = min(tensor.offset for tensor in checkpoint.tensors.values() if tensor.file.path == path)
+        lines.append(f"{_stated(path)} {_core.checksum(file.range(0, n_header)):016x}")
+    return "\n".join(lines)
+
+
+def _stated(path: str) -> str:
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+
+
+def make_room(path: Path, n_bytes: int) -> None:
+    """Removes kept weights, those used longest ago first, until `path` with n_bytes would fit."""
+    others = [(other.stat().st_mtime, other.stat().st_size, other) for other in path.parent.iterdir()]
+    total = n_bytes
+    for _, size, other in sorted(others, reverse=True):
+        total += size if other != path else 0
+        if total > MOST_BYTES:
+            other.unlink(missing_ok=True)

@@ -17,6 +17,8 @@ from lanner.weights import QUANTIZE, Weights
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from lanner._packing import WeightPacker
+
 CHUNK_TOKENS = 512
 """Tokens of the largest step: weights are unpacked once for every 128 rows, which costs a hundredth of their
 product, and a request that is cancelled waits for one layer of 512."""
@@ -42,7 +44,8 @@ class Decoder(OutputRows):
         max_memory: bytes that weights, cache and activations may take together; if None, the cache may take
             half of the memory that is available once the weights are loaded.
         quantize: None, or "q8_0" or "q4_0": the format that float matrices get.
-        waits: whether the weights are packed when this returns; else `wait` must be called before `run`.
+        waits: whether the weights are packed when this returns; else `wait` must be called before `run`, and
+            they are kept for the next time by `keep`.
 
     Raises:
         UnsupportedModelError: an architecture, format or option of the file that has no kernel here.
@@ -67,7 +70,12 @@ class Decoder(OutputRows):
         settings.context = context
         module = models.find(settings)
         weights = Weights(
-            checkpoint, n_threads, models.hf_names(module, settings), quantize, module.HF_PREFIX
+            checkpoint,
+            n_threads,
+            models.hf_names(module, settings),
+            quantize,
+            module.HF_PREFIX,
+            keeps=not waits and quantize is None,
         )
         self.config: DecoderConfig = module.config(settings, weights)
         settings.finish()
@@ -94,15 +102,21 @@ class Decoder(OutputRows):
         self.n_params = weights.n_params
         self.formats = weights.n_bytes_by_format
         self._build(module, loaded, n_bytes, max_seqs)
-        self._weights: Weights | None = weights  # until they are packed
+        self._packer: WeightPacker | None = weights.packer  # until `keep`
         if waits:
             self.wait()
+            self.keep()
 
     def wait(self) -> None:
         """Returns once the weights are packed; ModelFileError where one holds what is not finite."""
-        if self._weights is not None:
-            self._weights.wait()
-            self._weights = None
+        if self._packer is not None:
+            self._packer.wait()
+
+    def keep(self) -> None:
+        """Brings the packed weights to the cache folder, where they are wanted there and new."""
+        if self._packer is not None:
+            self._packer.keep()
+            self._packer = None
 
     def _build(self, module: object, loaded: object, n_bytes: int, max_seqs: int) -> None:
         c = self.config

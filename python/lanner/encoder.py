@@ -76,7 +76,7 @@ class Encoder:
         )
         loaded = module.load(self.config, weights)
         weights.finish(module.HF_IGNORED)
-        weights.wait()
+        weights.packer.wait()
         self.n_params = weights.n_params
         self.formats = weights.n_bytes_by_format
         self._build(module, loaded)

@@ -105,6 +105,11 @@ def load(
     return opened
 
 
+def _close(engine: Engine) -> None:
+    engine.close()
+    engine.decoder.keep()
+
+
 class Model(Scores, Profiled, TextReader):
     """A loaded model. Every method may be called from any thread; requests are served in order.
 
@@ -123,7 +128,7 @@ class Model(Scores, Profiled, TextReader):
         engine = Engine(decoder)
         self._engine: Engine | None = engine
         # Also when the model is dropped, and before the interpreter ends.
-        self._finalizer = weakref.finalize(self, engine.close)
+        self._finalizer = weakref.finalize(self, _close, engine)
 
     def info(self) -> ModelInfo:
         """Sizes, formats and names."""

@@ -137,7 +137,7 @@ class Seq2Seq(OutputRows):
         )
         loaded = module.load(c, weights, self.rules.forbidden_ids)
         weights.finish(module.HF_IGNORED)
-        weights.wait()
+        weights.packer.wait()
         self.n_params = weights.n_params
         self.formats = weights.n_bytes_by_format
         n_bytes, max_seqs = (room.cache_bytes, room.n_seqs) if room else (free_cache_bytes(), MAX_SEQS)
@@ -163,6 +163,9 @@ class Seq2Seq(OutputRows):
         self.program = Program(made.target, made.kept, self.n_threads, MAX_OUTPUTS, max_seqs)
         self.step = _core.Step(MAX_OUTPUTS, max_seqs, max_seqs, pages, pages)
         self._views, self._source_views = _cross_views(self.step), _cross_views(self.source_step)
+
+    def keep(self) -> None:
+        """Called when the model is closed. Nothing: its weights are packed each time."""
 
     # --- steps ----------------------------------------------------------------------------------------------
     def prepare(self, chunks: Iterable[Any]) -> None:

@@ -50,11 +50,12 @@ class Weights:
 
     Args:
         checkpoint: the opened model. Pages of its files are given back as their tensors are packed.
-        n_threads: threads that pack, the caller's counted; matrices may be used after `wait`.
+        n_threads: threads that pack, the caller's counted; matrices may be used after `packer.wait`.
         names: for a Hugging Face folder, its names by the canonical ones, without ".weight" or ".bias" where
             both have it: {"blk.{}.attn_q": "model.layers.{}.self_attn.q_proj"}, a second {} for the expert.
         quantize: None, or the format that float matrices get if their rows are whole blocks of 32.
         prefix: start of the folder's names that a file saved without its head lacks.
+        keeps: whether packed weights are taken from the cache folder, and brought there by `packer.keep`.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Weights:
         names: Mapping[str, str] | None = None,
         quantize: str | None = None,
         prefix: str = "",
+        keeps: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
         self.n_bytes_by_format: dict[str, int] = {}
@@ -74,7 +76,7 @@ class Weights:
         has_prefix = not self._tensors or any(name.startswith(prefix) for name in self._tensors)
         self._prefix = "" if has_prefix else prefix
         self._taken: dict[str, set[int | None]] = {}
-        self._packer = WeightPacker(checkpoint, n_threads)
+        self.packer = WeightPacker(checkpoint, n_threads, keeps=keeps)
 
     @property
     def n_bytes(self) -> int:
@@ -116,11 +118,7 @@ class Weights:
         """The fused weight of several (N, K) tensors, in their order; `keep` leaves their formats alone."""
         parts = [self._part(source, keep) for source in sources]
         names = ", ".join(repr(self._name(source.name, source.index)) for source in sources)
-        return self._packer.pack(parts, names)
-
-    def wait(self) -> None:
-        """Returns once all weights are packed; ModelFileError for one that holds what is not finite."""
-        self._packer.wait()
+        return self.packer.pack(parts, names)
 
     def vector(self, source: Source) -> memoryview[float]:
         """A float32 vector or table, such as the weight of a norm; finite."""
