@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from lanner._arguments import number
+from lanner.catalog import DEFAULT_MODEL
 
 ROWS = ("prefill", "short", "decode", "context", "parallel", "process")
 """Rows of `lanner bench model`, in their order; `lanner.bench.model_run` says what each is."""
@@ -25,6 +26,7 @@ def add_benches(parser: argparse.ArgumentParser) -> None:
 
     _add_ops(bench("ops", "the operations of lanner.ops, on arrays, beside NumPy and PyTorch"))
     _add_model(bench("model", "a model: prompts, decoding, many callers, cold start and memory"))
+    _add_coldstart(bench("coldstart", "where the time goes from python to a first token, part by part"))
     _add_growth(bench("growth", "how the cost of a token grows with the context and the size of the model"))
 
 
@@ -49,12 +51,7 @@ def _add_ops(add: Any) -> None:
 
 def _add_model(add: Any) -> None:
     _add_models(add)
-    add("--vs", choices=["llama-cpp"], metavar="llama-cpp", help="take turns with llama.cpp on the same file")
-    add(
-        "--peer-python",
-        metavar="PYTHON",
-        help="interpreter that has llama_cpp (default: the one that runs this)",
-    )
+    _add_peer(add)
     add("--runs", type=_COUNT, default=5, metavar="N", help="rounds of each row (default: 5)")
     add(
         "--rows",
@@ -115,8 +112,25 @@ def _add_growth(add: Any) -> None:
     add("--plot", metavar="FILE", help="draw it, such as growth.png or .svg; needs matplotlib")
 
 
-def _add_models(add: Any) -> None:
-    add("models", metavar="MODEL", nargs="+", help="path of a model file, or a name that lanner list shows")
+def _add_coldstart(add: Any) -> None:
+    _add_models(add, nargs="*", default=[DEFAULT_MODEL])
+    _add_peer(add)
+    add("--runs", type=_COUNT, default=9, metavar="N", help="processes of each kind, in turns (default: 9)")
+    add("--json", metavar="FILE", help="write every sample")
+
+
+def _add_peer(add: Any) -> None:
+    add("--vs", choices=["llama-cpp"], metavar="llama-cpp", help="take turns with llama.cpp on the same file")
+    add(
+        "--peer-python",
+        metavar="PYTHON",
+        help="interpreter that has llama_cpp (default: the one that runs this)",
+    )
+
+
+def _add_models(add: Any, **options: Any) -> None:
+    options = {"nargs": "+"} | options
+    add("models", metavar="MODEL", **options, help="path of a model file, or a name that lanner list shows")
     add(
         "--threads",
         type=_THREADS,

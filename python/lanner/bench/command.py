@@ -21,6 +21,10 @@ def bench(args: argparse.Namespace) -> int:
         from lanner.bench.model_command import bench_models
 
         return bench_models(args)
+    if args.what == "coldstart":
+        from lanner.bench.coldstart_command import bench_coldstart
+
+        return bench_coldstart(args)
     from lanner.bench.growth_command import bench_growth
 
     return bench_growth(args)
