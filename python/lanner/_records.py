@@ -81,13 +81,21 @@ else:
         return made
 
     def _init_of(cls):
-        names = tuple(cls._record)
-        n_plain = len(names) if names == cls.__match_args__ else -1
-        after = getattr(cls, "__post_init__", None)
+        names, after = tuple(cls._record), getattr(cls, "__post_init__", None)
+        rest = {len(names): ()}  # by the number of arguments, where the others have plain defaults
+        for n in reversed(range(len(names))):
+            each = cls._record[names[n]]
+            if each.default is _MISSING:
+                break
+            rest[n] = (each.default, *rest[n + 1])
+        if names != cls.__match_args__:
+            rest = {}
 
         def init(self, *args, **given):
-            if len(args) != n_plain or given:
+            if given or len(args) not in rest:
                 args = _bound(cls, args, given)
+            elif len(args) < len(names):
+                args += rest[len(args)]
             for name, value in zip(names, args):  # noqa: B905 - the lengths were compared
                 _put(self, name, value)
             if after is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import insort
+
 from lanner._records import dataclass
 
 ALIGNMENT = 64
@@ -27,19 +29,19 @@ def assign(spans: list[Span]) -> int:
     Returns:
         The bytes that the arena needs.
     """
-    placed: list[Span] = []
+    placed: list[Span] = []  # by offset
     total = 0
     # Largest first leaves the fewest holes.
     for span in sorted(spans, key=lambda s: -s.n_bytes):
-        neighbours = sorted(
-            (p for p in placed if p.first <= span.last and span.first <= p.last), key=lambda p: p.offset
-        )
-        span.offset = 0
-        for other in neighbours:
-            if span.offset + span.n_bytes <= other.offset:
+        first, last, offset = span.first, span.last, 0
+        for other in placed:
+            if other.first > last or first > other.last:
+                continue
+            if offset + span.n_bytes <= other.offset:
                 break
-            span.offset = max(span.offset, _align(other.offset + other.n_bytes))
-        placed.append(span)
+            offset = max(offset, _align(other.offset + other.n_bytes))
+        span.offset = offset
+        insort(placed, span, key=lambda p: p.offset)
         total = max(total, _align(span.offset + span.n_bytes))
     return total
 

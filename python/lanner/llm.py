@@ -76,28 +76,26 @@ def load(
             raise ValueError(f"load: {name} is {value!r:.80}, wanted a whole number of at least 1, or None")
     if threads is not None and threads > _core.MAX_THREADS:
         raise ValueError(f"load: threads is {threads}, wanted at most {_core.MAX_THREADS}")
+    return _loaded(model, threads, kv_dtype, context=context, max_memory=max_memory, quantize=quantize)
+
+
+def _loaded(model: str | os.PathLike[str], threads: int | None, kv_dtype: str, **options: Any) -> Model:
+    """The model of checked arguments."""
     from lanner import catalog, models
     from lanner.checkpoint import open_checkpoint
     from lanner.decoder import Decoder
     from lanner.tokenizer_files import tokenizer_of
 
     checkpoint = open_checkpoint(catalog.resolve(model))
-    options: dict[str, Any] = {
-        "context": context,
-        "n_threads": threads or min(default_threads()[0], _core.MAX_THREADS),
-        "max_memory": max_memory,
-        "quantize": quantize,
-    }
+    options["n_threads"] = threads or min(default_threads()[0], _core.MAX_THREADS)
     if models.is_encoder(checkpoint.settings):
         from lanner.embedding import open_encoder
 
-        tokenizer, name = tokenizer_of(checkpoint)
-        return open_encoder(checkpoint, tokenizer, name, **options)
+        return open_encoder(checkpoint, *tokenizer_of(checkpoint), **options)
     if models.is_seq2seq(checkpoint.settings):
         from lanner.translation import open_translator
 
-        tokenizer, name = tokenizer_of(checkpoint)
-        return open_translator(checkpoint, tokenizer, name, kv_dtype=kv_dtype, **options)
+        return open_translator(checkpoint, *tokenizer_of(checkpoint), kv_dtype=kv_dtype, **options)
     decoder = Decoder(checkpoint, kv_dtype=kv_dtype, **options, waits=False)
     tokenizer, name = tokenizer_of(checkpoint)  # while weights are packed
     opened = Model(decoder, tokenizer, tokenizer_name=name)

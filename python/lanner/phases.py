@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lanner._records import dataclass, field
+from lanner._records import dataclass
 
 Kind = Literal["tokens", "outputs"]
 REPLICABLE = frozenset(
@@ -41,13 +41,16 @@ class Place:
     last: int = -1
 
 
-@dataclass(eq=False)
 class Value:
-    """What an operation made. Overwriting a place in place retires the values that lay there before."""
+    """What an operation made. Overwriting a place in place retires the values that lay there before.
 
-    place: Place
-    retired: bool = False
-    codes: dict[str, Value] = field(default_factory=dict)
+    `codes` has its forms for matmuls, as far as they were made.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.retired = False
+        self.codes: dict[str, Value] = {}
 
     @property
     def cols(self) -> int:
@@ -60,7 +63,6 @@ class Value:
         return self.place.kind
 
 
-@dataclass
 class Phase:
     """What has happened since the last barrier.
 
@@ -68,11 +70,12 @@ class Phase:
     whole (replicable operations), -1 where a unit is not a range of columns.
     """
 
-    index: int
-    has_main: bool = False
-    kind: Kind | None = None
-    written: dict[Place, int] = field(default_factory=dict)
-    read: set[Place] = field(default_factory=set)
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.has_main = False
+        self.kind: Kind | None = None
+        self.written: dict[Place, int] = {}
+        self.read: set[Place] = set()
 
     def must_end_before(self, reads: list[Place], own: list[Place], writes: list[Place], unit: int) -> bool:
         """Whether an operation may start only when all threads are done with what stands before it.
