@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,18 @@ def test_weights_that_are_not_kept_are_packed_beside_those_that_are(path: Path) 
     assert not packer._packer.is_complete
     assert all(np.array_equal(a, b) for a, b in zip(first, third, strict=False))
     assert all(np.array_equal(a, b) for a, b in zip(second, third[1:], strict=True))
+
+
+def test_a_child_after_fork_closes_the_model(path: Path) -> None:
+    """The threads that packed are not in the child, which nevertheless ends what they were part of."""
+    decoder = opened(path)
+    if (pid := os.fork()) == 0:
+        signal.alarm(20)
+        decoder.keep()
+        del decoder
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert is_used(path)
 
 
 def test_checksums_tell_bytes_apart() -> None:

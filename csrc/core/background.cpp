@@ -6,13 +6,19 @@
 namespace lanner {
 
 Background::~Background() {
-  {
-    Lock lock(mutex_);
-    tasks_.clear();
-    is_over_ = true;
-  }
+  Lock lock(mutex_);
+  tasks_.clear();
+  end_threads(lock);
+}
+
+void Background::end_threads(Lock& lock) {
+  is_over_ = true;
+  lock.unlock();
   changed_.notify_all();
   for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+  lock.lock();
+  is_over_ = false;
 }
 
 void Background::add(std::function<void()> task) {
@@ -58,6 +64,7 @@ void Background::finish() {
   Lock lock(mutex_);
   while (!tasks_.empty()) run_next(lock);
   changed_.wait(lock, [this] { return n_running_ == 0; });
+  end_threads(lock);
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 

@@ -23,7 +23,8 @@ class Background {
   // Tasks begin in the order in which they come. One thread at a time adds and finishes.
   void add(std::function<void()> task);
 
-  // Takes part until all tasks are done, and throws what the first of them threw that failed.
+  // Takes part until all tasks are done, ends the threads, so that a fork later on finds none, and throws
+  // what the first task threw that failed.
   void finish();
 
  private:
@@ -31,6 +32,7 @@ class Background {
 
   void work();
   void run_next(Lock& lock);
+  void end_threads(Lock& lock);
 
   const int n_threads_;
   std::mutex mutex_;  // guards all that follows
