@@ -48,8 +48,8 @@ def load(
 ) -> Model:
     """Opens a model.
 
-    Packed weights of a GGUF file are brought to the cache folder when the model is closed, and mapped the next
-    time; with LANNER_KEEP_PACKED=0 in the environment they are packed each time.
+    Packed weights of a GGUF file are brought to the cache folder when the model is closed, and mapped the
+    next time; with LANNER_KEEP_PACKED=0 in the environment they are packed each time.
 
     Args:
         model: path of a GGUF file (any part of a split one) or of a Hugging Face folder with safetensors, or
