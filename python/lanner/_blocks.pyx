@@ -270,3 +270,5 @@ cdef class BlockManager:
 
 
 include "_step.pxi"
+
+include "_lookup.pxi"

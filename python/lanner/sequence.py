@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lanner._blocks import BlockTable
+    from lanner.drafts import Drafter
     from lanner.logit_rules import LogitRules
 
     Ranked = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.float32]]
@@ -29,6 +30,10 @@ Settings = tuple[float, float, float, float, float]
 
 GREEDY: Settings = (0.0, 0.0, 1.0, 0.0, 1.0)
 """Of a row whose largest logit is chosen."""
+
+
+NO_DRAFTS = array("i")
+"""Of a sequence whose next step computes known tokens alone."""
 
 
 class Outputs(Protocol):
@@ -66,6 +71,9 @@ class Stage(Protocol):
     def remove(self, sequence: Sequence, /) -> None:
         """Takes a sequence out, and its pages back."""
 
+    def rest(self, sequence: Sequence, /) -> None:
+        """Takes a sequence out until it is added again, with its pages unless others need them."""
+
 
 class Request(Protocol):
     """Several sequences that advance together, at the beginning one."""
@@ -99,15 +107,22 @@ class Sequence(ABC):
         leader: until this one begins, a sequence with the same tokens that it waits for, to share the pages.
         rank: orders sequences by when they are served; the scheduler's.
         request: the sequences that it advances with, if any.
+        drafter: guesses its next tokens, None where nothing does.
+        drafts: array of int32, what the next step computes behind `token_ids` and `take` has to verify.
         sampling: temperature, top_k, top_p, min_p and typical_p of its output rows.
         shares_pages: whether equal tokens mean equal keys and values, so that a prefix may be shared.
+        rests: whether it may leave the steps and be added again, with other tokens behind the first n_same.
         error: what ended it before its time, to be raised by who waits.
     """
 
     sampling: Settings = GREEDY
     shares_pages = True
+    rests = False
+    n_same = 0
     leader: Sequence | None = None
     request: Request | None = None
+    drafter: Drafter | None = None
+    drafts: array[int] = NO_DRAFTS
     rank: tuple[int, int] = (0, 0)
 
     def __init__(self, token_ids: Iterable[int], *, priority: int = 0, deadline_s: float = math.inf) -> None:
@@ -137,13 +152,21 @@ class Sequence(ABC):
         """Whether it waits for others of its request, with its own row at hand."""
         return False
 
+    @property
+    def n_draftable(self) -> int:
+        """How many drafts it can use: it wants one token more, at least."""
+        return 0
+
     def uniform(self, position: int) -> float:
         """The random number in [0, 1) that draws the token after `position`; unused where it is greedy."""
         return 0.0
 
     @abstractmethod
     def take(self, outputs: Outputs, first_row: int, n_rows: int) -> None:
-        """Uses the rows that the last step computed for this sequence; `n_cached` counts them already."""
+        """Uses the rows that the last step computed for this sequence; `n_cached` counts them already.
+
+        But for rows of drafts, of which those count that turn out to be tokens.
+        """
 
     @abstractmethod
     def end(self, reason: FinishReason) -> None:

@@ -1,0 +1,119 @@
+"""Where the last tokens stood before: the hash chains against a search that looks at everything."""
+
+from __future__ import annotations
+
+import time
+from array import array
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lanner._blocks import Lookup
+from lanner.drafts import MOST_DRAFTS, Copying
+
+LONGEST, PLACES = 64, 256  # as in _lookup.pxi
+
+
+def naive(ids: list[int], n: int) -> tuple[int, int]:
+    """The last of the places before n with the longest text in front that ends the first n ids as well."""
+    best = (0, 0)
+    places = [place for place in range(2, n) if n > 2 and ids[place - 2 : place] == ids[n - 2 : n]]
+    for place in reversed(places[-PLACES:]):
+        length = 0
+        while length < min(place, LONGEST) and ids[place - 1 - length] == ids[n - 1 - length]:
+            length += 1
+        if length > best[1]:
+            best = (place, length)
+    return best
+
+
+TEXTS = st.one_of(
+    st.lists(st.integers(0, 2), max_size=120),
+    st.lists(st.sampled_from([0, 1, 2**31 - 1]), max_size=30).map(lambda ids: ids * 4),
+    st.tuples(st.lists(st.integers(0, 9), max_size=80), st.lists(st.integers(0, 9), max_size=9)).map(
+        lambda parts: [*parts[0], *parts[1], *parts[0]]
+    ),
+)
+
+
+@given(TEXTS)
+@settings(deadline=None)
+def test_find_is_the_longest_and_the_last(text):
+    ids = array("i")
+    lookup = Lookup(ids)
+    for n, id in enumerate(text, start=1):
+        ids.append(id)
+        assert lookup.find(n) == naive(text, n)
+
+
+@given(TEXTS, st.integers(1, 7))
+@settings(deadline=None)
+def test_find_may_be_asked_now_and_then(text, each):
+    ids = array("i", text)
+    lookup = Lookup(ids)
+    for n in range(0, len(text) + 1, each):
+        assert lookup.find(n) == naive(text, n)
+
+
+def test_long_matches_and_many_places():
+    text = [*range(100), 7, *range(100)]
+    assert Lookup(array("i", text)).find(len(text)) == (100, LONGEST)
+    text = [1, 2] * 500
+    assert Lookup(array("i", text)).find(1000) == naive(text, 1000) == (998, LONGEST)
+    text = [9, 1, 2, *(i for k in range(PLACES) for i in (k + 10, 1, 2)), 9, 1, 2]  # the best is one too far
+    assert Lookup(array("i", text)).find(len(text)) == naive(text, len(text)) == (len(text) - 3, 2)
+
+
+def test_a_continuation_goes_on_beyond_the_end():
+    ids = array("i", [5, 1, 2, 3, 1, 2, 3])
+    assert Lookup(ids).continuation(4, 8).tolist() == [1, 2, 3] * 2 + [1, 2]
+    assert Lookup(ids).continuation(1, 3).tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match="continuation: place 7 of 7 ids"):
+        Lookup(ids).continuation(7, 1)
+    with pytest.raises(ValueError, match="find: 8 ids, there are 7"):
+        Lookup(ids).find(8)
+
+
+@given(TEXTS.filter(len))
+@settings(deadline=None)
+def test_following_a_copy_is_finding_it(text):
+    """As long as it goes on no look-up is needed: the place is the one that a search would give."""
+    ids = array("i", text[:1])
+    copying = Copying(ids)
+    copying.follow()
+    for n, id in enumerate(text[1:], start=2):
+        ids.append(id)
+        copying.follow()
+        if copying._length >= 2 and copying._length < LONGEST and n < PLACES:
+            place, length = naive(text, n)
+            assert length >= copying._length or copying._place == place
+        drafts = copying.chances(MOST_DRAFTS)
+        assert sorted(drafts, reverse=True) == drafts
+        if drafts:
+            copying.ask(len(drafts))
+            given_ids = [*text[:n], *copying.answer()]
+            assert given_ids[n:] == [given_ids[copying._place + i] for i in range(len(drafts))]
+
+
+def test_a_replaced_token_does_not_end_a_copy():
+    source = list(range(50, 90))
+    ids = array("i", [*source, 7, 8])
+    copying = Copying(ids)
+    for token in [*source[:20], 5]:
+        copying.follow()
+        ids.append(token)
+    copying.follow()
+    assert copying.chances(3)
+    copying.ask(3)
+    assert copying.answer().tolist() == source[21:24]  # source[20] was replaced by 5
+
+
+def test_a_token_costs_less_than_five_microseconds():
+    """Ten times that is allowed here, on a machine that does other things."""
+    text = [i * i % 211 for i in range(4000)] * 2
+    lookup = Lookup(array("i", text))
+    started = time.process_time()
+    for n in range(2, len(text)):
+        lookup.find(n)
+    assert (time.process_time() - started) / len(text) < 50e-6
