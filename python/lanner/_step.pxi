@@ -31,17 +31,22 @@ def fill_step(StepViews to not None, chunks):
     """Writes a step from chunks (sequence, start, n_tokens, n_outputs), in their order.
 
     A chunk computes n_tokens of its sequence from position start, where all before are cached, and wants
-    logits of the last n_outputs. A sequence has `token_ids`, an `array("i")`, and `table`, a BlockTable;
+    logits of the last n_outputs. Behind its `token_ids` come its `drafts`, if it has any. A sequence has `token_ids`, an `array("i")`, and `table`, a BlockTable;
     `sampling`, a column of the step's array each but the last, of which the first is the temperature; and for
     the last `uniform(position)`, asked only where the temperature is not 0.
     """
-    cdef array.array ids, row
+    cdef array.array ids, drafts, row
     cdef list rows
-    cdef int start, count, n_outputs, n_tokens = 0, n_seqs = 0, n_rows = 0, i
+    cdef int start, count, n_known, n_outputs, n_tokens = 0, n_seqs = 0, n_rows = 0, i
     for sequence, start, count, n_outputs in chunks:
         ids, rows = sequence.token_ids, (<BlockTable?>sequence.table).rows
-        check_chunk(to, ids, rows, start, count, n_outputs, n_tokens, n_seqs, n_rows)
-        memcpy(&to.token_ids[n_tokens], ids.data.as_ints + start, count * sizeof(int))
+        n_known = len(ids) - start
+        drafts = getattr(sequence, "drafts", None) if count > n_known else None
+        check_chunk(to, ids, drafts, rows, start, count, n_outputs, n_tokens, n_seqs, n_rows)
+        n_known = min(n_known, count)
+        memcpy(&to.token_ids[n_tokens], ids.data.as_ints + start, n_known * sizeof(int))
+        if n_known < count:
+            memcpy(&to.token_ids[n_tokens + n_known], drafts.data.as_ints, (count - n_known) * sizeof(int))
         for i in range(to.n_groups):
             row = rows[i]
             memcpy(&to.block_tables[i * to.max_seqs + n_seqs, 0], row.data.as_ints, len(row) * sizeof(int))
@@ -75,15 +80,16 @@ cdef fill_sampling(StepViews to, sequence, int first_row, int n_rows, int positi
         to.sampling[first_row + i, last] = sequence.uniform(position + i) if values[0] else 0.0
 
 
-cdef check_chunk(StepViews to, array.array ids, list rows, int start, int count, int n_outputs,
-                 int n_tokens, int n_seqs, int n_rows):
+cdef check_chunk(StepViews to, array.array ids, array.array drafts, list rows, int start, int count,
+                 int n_outputs, int n_tokens, int n_seqs, int n_rows):
     cdef Py_ssize_t n_pages = len(<array.array?>rows[0])
     if len(rows) != to.n_groups:
         raise ValueError(f"fill_step: a block table has {len(rows)} groups, the step has {to.n_groups}")
-    if not (start >= 0 and 1 <= count <= len(ids) - start and 0 <= n_outputs <= count):
+    cdef Py_ssize_t n_drafts = 0 if drafts is None else len(drafts)
+    if not (0 <= start < len(ids) and 1 <= count <= len(ids) + n_drafts - start and 0 <= n_outputs <= count):
         raise ValueError(
             f"fill_step: a chunk starts at {start} with {count} tokens and {n_outputs} outputs, its sequence "
-            f"has {len(ids)} tokens"
+            f"has {len(ids)} tokens and {n_drafts} drafts"
         )
     if not start + count <= n_pages * c_page_positions or n_pages > to.max_pages:
         raise ValueError(

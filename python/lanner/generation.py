@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from lanner.logprobs import LogprobCollector
 from lanner.result import Chunk, FinishReason, GenerationResult, Timings, Usage
 from lanner.sampling import SamplingParams, draw_seed, uniform
-from lanner.sequence import GREEDY, Outputs, Sequence
+from lanner.sequence import GREEDY, NO_DRAFTS, Outputs, Sequence
 from lanner.stop_texts import StopTexts
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Generation(Sequence):
         self._logprobs = LogprobCollector(params.logprobs)
         self._prompt_logprobs = LogprobCollector(params.prompt_logprobs)
         self._first_token_s = self._last_token_s = 0.0
+        self._n_draft_steps = self._n_drafted = self._n_accepted = 0
         self._score: float | None = None
 
     def follow(self, leader: Generation) -> None:
@@ -94,12 +96,19 @@ class Generation(Sequence):
         """Whether nothing is asked that the model would have to be run for."""
         return self.max_tokens == 0 and not self._prompt_logprobs.is_wanted
 
+    @property
+    def n_draftable(self) -> int:
+        """See Sequence; the last token that it may have is chosen of a row, and needs none."""
+        return self.max_tokens - len(self._tokens) - 1
+
     def uniform(self, position: int) -> float:
         """See Sequence."""
         return uniform(self.seed, self._index, position + 1 - self._n_given)
 
     def take(self, outputs: Outputs, first_row: int, n_rows: int) -> None:
         """See Sequence."""
+        drafts, self.drafts = self.drafts, NO_DRAFTS
+        n_rows -= len(drafts)
         position = self.n_cached - n_rows
         n_inside = min(n_rows, self._n_given - 1 - position)
         if n_inside > 0:
@@ -111,7 +120,21 @@ class Generation(Sequence):
         if self.max_tokens == 0:
             self.finish("length")
         else:
-            self._take_token(self._choose(outputs, first_row + n_rows - 1))
+            self._take_verified(outputs, first_row + n_rows - 1, drafts)
+
+    def _take_verified(self, outputs: Outputs, row: int, drafts: array[int]) -> None:
+        """Takes the token of a row, and of each row behind it whose draft was the token before."""
+        if drafts:
+            self._n_draft_steps += 1
+            self._n_drafted += len(drafts)
+        for i in range(1 + len(drafts)):
+            token = self._choose(outputs, row + i)
+            is_right = i < len(drafts) and token == drafts[i]
+            self._n_accepted += is_right
+            self._take_token(token)
+            if not is_right or self.is_finished:
+                break
+            self.n_cached += 1
 
     def _choose(self, outputs: Outputs, row: int) -> int:
         if self._rules is None:
@@ -173,6 +196,11 @@ class Generation(Sequence):
         if self._on_chunk:
             self._on_chunk(None)
 
+    def _open_gate(self) -> None:
+        super()._open_gate()
+        if self.drafter is not None:
+            self.drafter.end()
+
     def _close(self, reason: FinishReason, token: int | None, text: str) -> None:
         n_found = min(self.n_found, self.n_prompt)
         self.result = GenerationResult(
@@ -200,4 +228,7 @@ class Generation(Sequence):
             total_s=time.perf_counter() - self.submitted_s,
             prefill_tokens_per_s=self.n_prompt / prefill_s if prefill_s else 0.0,
             decode_tokens_per_s=(len(self._tokens) - 1) / decode_s if decode_s else 0.0,
+            draft_steps=self._n_draft_steps,
+            drafted_tokens=self._n_drafted,
+            accepted_tokens=self._n_accepted,
         )

@@ -31,7 +31,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time went, in seconds; 0 for what did not happen.
+    """Where the time went, in seconds, and what became of drafts; 0 for what did not happen.
 
     Attributes:
         first_token_s: from the request to its first token, waiting for other requests included.
@@ -40,6 +40,9 @@ class Timings:
         total_s: from the request to its end.
         prefill_tokens_per_s: prompt tokens by prefill_s.
         decode_tokens_per_s: tokens after the first by decode_s.
+        draft_steps: steps that verified drafts, where `speculate` was asked for.
+        drafted_tokens: tokens that were guessed for them.
+        accepted_tokens: those of them that are in the text.
     """
 
     first_token_s: float
@@ -48,6 +51,14 @@ class Timings:
     total_s: float
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
+    draft_steps: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+
+    @property
+    def accepted_per_draft_step(self) -> float:
+        """Tokens that such a step gave beside the one that every step gives, on average."""
+        return self.accepted_tokens / self.draft_steps if self.draft_steps else 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
