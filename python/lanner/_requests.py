@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from lanner.logit_rules import LogitRules
 from lanner.sampling import draw_seed
 
 if TYPE_CHECKING:
+    from lanner.drafts import Drafter
     from lanner.engine import Engine
     from lanner.info import ModelInfo
     from lanner.prompts import PromptReader, TokenIds
@@ -29,6 +31,7 @@ class Requests:
     _engine: Engine | None
     _info: ModelInfo
     _prompts: PromptReader
+    _drafts_alike: weakref.WeakSet[Requests]  # models that were found to have the same vocabulary
 
     def _generations(
         self,
@@ -50,6 +53,7 @@ class Requests:
         end_ids = own_ends.union(params.stop_ids)
         params = self._settled(params, self._info.context - len(ids))
         rules = LogitRules(params, self.tokenizer, ids, end_ids)
+        drafter = self._drafter(where, params.speculate)
         generations: list[Generation] = []
         for index in range(params.n):
             generation = Generation(
@@ -61,6 +65,8 @@ class Requests:
                 index=index,
                 on_chunk=on_chunk,
             )
+            if drafter is not None:
+                generation.drafter = drafter(generation)
             if index:
                 generation.follow(generations[0])
             generations.append(generation)
@@ -76,6 +82,36 @@ class Requests:
                 vocab_size=self._info.vocab_size,
             )
         return generations
+
+    def _drafter(
+        self, where: str, speculate: str | Requests | None
+    ) -> Callable[[Generation], Drafter] | None:
+        """What makes the drafter of each sample, None where none is asked for."""
+        if speculate is None:
+            return None
+        if isinstance(speculate, str):
+            from lanner.drafts import Copying
+
+            return lambda generation: Copying(generation.token_ids)
+        if speculate is self:
+            raise ValueError(f"{where}: speculate is the model itself, wanted another, smaller one")
+        from lanner.draft_model import DraftModel, check_vocabulary
+
+        engine, context = speculate._drafting_engine(where), speculate._info.context
+        if speculate not in self._drafts_alike:
+            check_vocabulary(where, self._vocabulary, speculate._vocabulary)
+            self._drafts_alike.add(speculate)
+        return lambda generation: DraftModel(engine, generation, context)
+
+    @property
+    def _vocabulary(self) -> tuple[int, Tokenizer]:
+        return self._info.vocab_size, self.tokenizer
+
+    def _drafting_engine(self, where: str) -> Engine:
+        """The engine that makes drafts for the requests of another model. Raises where there can be none."""
+        if self._engine is None:
+            raise RuntimeError(f"{where}: the model of speculate is closed")
+        return self._engine
 
     @staticmethod
     def _settled(params: SamplingParams, n_left: int) -> SamplingParams:

@@ -134,6 +134,14 @@ def _processor(name: str, value: Any) -> Any:
     return value
 
 
+def _drafter(name: str, value: Any) -> Any:
+    if not (
+        value is None or (isinstance(value, str) and value == "lookup") or hasattr(value, "_drafting_engine")
+    ):
+        raise _refused(name, value, "'lookup', a loaded model that generates, or None")
+    return value
+
+
 def _refused(name: str, value: Any, wanted: str) -> ValueError:
     return ValueError(f"{name} is {value!r:.80}, wanted {wanted}")
 
@@ -169,5 +177,6 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "num_beams": partial(_count, high=_MOST_SAMPLES),
     "length_penalty": partial(_real, low=-5.0, high=5.0),
     "early_stopping": _flag,
+    "speculate": _drafter,
 }
 """Every field by its name: check(name, value) gives the value to keep. Raises ValueError."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from lanner.llm import Model
+
 LogitsProcessor: TypeAlias = "Callable[[list[int], npt.NDArray[np.float32]], object]"
 """Changes the logits (vocab_size,) of the next token in place, given the ids before it."""
 
@@ -64,6 +66,9 @@ class SamplingParams:
         length_penalty: texts that ended are compared by log probability / length ** length_penalty; -5 to 5.
         early_stopping: end as soon as there are num_beams finished texts; False goes on while a better one
             is likely.
+        speculate: "lookup" guesses that tokens repeat prompt or text, a loaded model of the same vocabulary
+            what it would say; a step then verifies several. Tokens, text and log probabilities stay the same
+            to the last bit, and guesses are made as long as they save time; `timings` counts them.
 
     Raises:
         ValueError: naming the field, its value and what is wanted.
@@ -97,6 +102,7 @@ class SamplingParams:
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool = False
+    speculate: str | Model | None = None
 
     def __new__(cls, **options: Any) -> SamplingParams:
         """Refuses unknown keywords before the fields are set."""
@@ -112,6 +118,8 @@ class SamplingParams:
         for name in ("logprobs", "prompt_logprobs"):
             if self.num_beams > 1 and getattr(self, name) is not None:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted None where num_beams is above 1")
+        if self.num_beams > 1 and self.speculate is not None:
+            raise ValueError(f"speculate is {self.speculate!r:.80}, wanted None where num_beams is above 1")
         if 1 < self.num_beams < self.n:
             raise ValueError(f"n is {self.n}, wanted at most num_beams, which is {self.num_beams}")
 
@@ -181,6 +189,7 @@ class SamplingOptions(TypedDict, total=False):
     num_beams: int
     length_penalty: float
     early_stopping: bool
+    speculate: str | Model | None
 
 
 def merged(where: str, params: SamplingParams | None, options: Mapping[str, Any]) -> SamplingParams:

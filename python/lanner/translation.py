@@ -148,6 +148,11 @@ class Translator(Model):
             raise ValueError(
                 f"{where}: prompt_logprobs is {params.prompt_logprobs}, an encoder-decoder has none"
             )
+        if params.speculate is not None:
+            raise ValueError(
+                f"{where}: speculate is {params.speculate!r:.80}, wanted None for an encoder-decoder, whose "
+                "steps have one token of a target"
+            )
         own_ends = self._rules.end_ids or self.tokenizer.eos_ids
         end_ids = (frozenset() if params.ignore_eos else own_ends).union(params.stop_ids)
         params = self._settled(params, self._info.context)
@@ -178,6 +183,10 @@ class Translator(Model):
                 forced_last_id=self._rules.forced_last_id,
             )
         return generations
+
+    def _drafting_engine(self, where: str) -> NoReturn:
+        """Raises ValueError: its targets belong to sources."""
+        raise ValueError(f"{where}: speculate is an encoder-decoder, wanted a model that continues texts")
 
     # --- what only other models have ------------------------------------------------------------------------
     chat = _refused("chat")

@@ -1,0 +1,248 @@
+"""A second model that guesses the tokens of the first, in a sequence that follows the other one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from array import array
+from typing import TYPE_CHECKING
+
+from lanner.sequence import NO_DRAFTS, Sequence
+
+if TYPE_CHECKING:
+    from lanner.engine import Engine
+    from lanner.result import FinishReason
+    from lanner.sequence import Outputs, Stage
+    from lanner.tokenizer import Tokenizer
+
+
+class Draft(Sequence):
+    """What the second model makes of a text: it computes what it is given, goes on greedily, and rests.
+
+    While it rests it belongs to who asks; from `ask` on until `wait_for` is true to the engine of its model.
+    It is a request of its own, so that it rests as soon as a step is over.
+    """
+
+    rests = True
+
+    def __init__(self, *, priority: int) -> None:
+        super().__init__((), priority=priority)
+        self._n_made = self._n_wanted = 0
+        self._answered = threading.Lock()  # held while it is with the engine
+
+    @property
+    def request(self) -> Draft:  # type: ignore[override]  # of one sequence, without a cycle of references
+        """See Sequence."""
+        return self
+
+    @property
+    def first(self) -> Draft:
+        """See Request."""
+        return self
+
+    def ask(self, engine: Engine, ids: array[int], n_wanted: int) -> None:
+        """Lets it compute ids and n_wanted tokens after them."""
+        mine = self.token_ids
+        same = _n_alike(mine, ids)
+        del mine[same:]
+        mine.extend(ids[same:])
+        self.n_same, self._n_made, self._n_wanted = same, 0, n_wanted
+        self._answered.acquire(blocking=False)
+        try:
+            engine.submit([self])
+        except BaseException:  # the model was closed, or Ctrl-C
+            self.end("cancelled")
+            raise
+
+    def wait_for(self, seconds: float) -> bool:
+        """Whether it rests, or has ended, within so many seconds."""
+        if not self._answered.acquire(timeout=seconds):
+            return False
+        self._answer()
+        return True
+
+    def take(self, outputs: Outputs, first_row: int, n_rows: int) -> None:
+        """See Sequence."""
+        if self._n_made < self._n_wanted:
+            token = int(outputs.sampled(first_row + n_rows)[-1])
+            if token < 0:
+                raise FloatingPointError("the logits of the draft model are infinite or NaN")
+            self.token_ids.append(token)
+            self._n_made += 1
+
+    def after_step(self, stage: Stage) -> None:
+        """See Request."""
+        if self._n_made == self._n_wanted and not self.is_finished and not self.is_cancelled:
+            stage.rest(self)
+            self._answer()
+
+    def end(self, reason: FinishReason) -> None:
+        """See Sequence."""
+        self._open_gate()
+        self._answer()
+
+    def fail(self, error: BaseException) -> None:
+        """See Sequence; whose drafts they are goes on without."""
+        super().fail(error)
+        self._answer()
+
+    def _answer(self) -> None:
+        with contextlib.suppress(RuntimeError):  # nobody asked, or it has ended after its answer
+            self._answered.release()
+
+
+_PIECE = 64
+"""Tokens that a draft model reads before a step of the other one, so long as it is behind: others wait."""
+
+_PRIOR, _PRIOR_WEIGHT = (
+    0.7,
+    2.0,
+)  # of a draft, given those before it: what a smaller model of a family reaches
+_MEMORY = 0.9
+_BLEND = 0.3
+_LEAST = 0.02
+_RETRY = 32  # tokens without drafts after which one is tried; each time twice as many
+_PATIENCE = 4.0  # times as long as thought, after which a step goes on without drafts
+_LEAST_PATIENCE_S = 0.25
+
+
+class DraftModel:
+    """A drafter that asks another model; where that is closed, or fails, there are no drafts any more.
+
+    Args:
+        engine: the other model's.
+        generation: whose tokens it guesses.
+        context: positions of the other model.
+    """
+
+    def __init__(self, engine: Engine, generation: Sequence, context: int) -> None:
+        self._engine, self._context = engine, context
+        self._ids = generation.token_ids  # they grow
+        self._draft = Draft(priority=generation.priority)
+        self._owner = os.getpid()  # in a child after fork the other engine may not be touched
+        self._given = NO_DRAFTS  # what was drafted last, from token _n_base on
+        self._n_base = 0
+        self._is_asked = False
+        self._n_asked, self._asked_s = 0, 0.0
+        self._step_s = 0.0
+        self._hits: list[float] = []
+        self._tries: list[float] = []
+        self._retry, self._retry_at = _RETRY, 0
+
+    @property
+    def step_s(self) -> float:
+        """See Drafter."""
+        return self._step_s or 1e-9  # a first guess is worth its price, whatever that is
+
+    def follow(self) -> None:
+        """See Drafter."""
+        now = self._ids[self._n_base : self._n_base + len(self._given)]
+        for i, (token, draft) in enumerate(zip(now, self._given, strict=False)):
+            if i == len(self._hits):
+                self._hits.append(0.0)
+                self._tries.append(0.0)
+            self._hits[i] = _MEMORY * self._hits[i] + (token == draft)
+            self._tries[i] = _MEMORY * self._tries[i] + 1
+            if token != draft:
+                break
+        self._given = NO_DRAFTS
+
+    def chances(self, n_most: int) -> list[float]:
+        """See Drafter."""
+        made: list[float] = []
+        n_most = min(n_most, self._context - len(self._ids))
+        if n_most <= 0 or self._is_out() or self._n_behind() > _PIECE:
+            return made
+        if self._retry_at and len(self._ids) >= self._retry_at:
+            return [1.0]
+        chance, share = 1.0, _PRIOR
+        for i in range(n_most):
+            hits, tries = (self._hits[i], self._tries[i]) if i < len(self._hits) else (0.0, 0.0)
+            share = (_PRIOR_WEIGHT * share + hits) / (_PRIOR_WEIGHT + tries)  # as a rule like the one before
+            chance *= share
+            if chance < _LEAST:
+                break
+            made.append(chance)
+        return made
+
+    def _is_out(self) -> bool:
+        """Whether it cannot be asked now, or any more."""
+        if self._is_asked and self._draft.wait_for(0.0):
+            self._is_asked = False  # too late for its step
+        return self._is_asked or self._draft.is_finished
+
+    def _n_behind(self) -> int:
+        return len(self._ids) - _n_alike(self._draft.token_ids, self._ids)
+
+    def ask(self, n_drafts: int) -> None:
+        """See Drafter; reads on where it is behind."""
+        if self._is_out() or len(self._ids) >= self._context:
+            return
+        n_behind = self._n_behind()
+        if n_behind > _PIECE:
+            self._send(self._ids[: len(self._ids) - n_behind + _PIECE], 0)
+            if self._draft.wait_for(_LEAST_PATIENCE_S):
+                self._is_asked = False
+            return
+        if not n_drafts:
+            self._retry_at = self._retry_at or len(self._ids) + self._retry
+            return
+        is_retry = self._retry_at and len(self._ids) >= self._retry_at
+        self._retry, self._retry_at = (2 * self._retry if is_retry else _RETRY), 0
+        self._send(self._ids, n_drafts)
+
+    def _send(self, ids: array[int], n_drafts: int) -> None:
+        self._n_asked, self._n_base, self._asked_s = n_drafts, len(ids), time.perf_counter()
+        with contextlib.suppress(RuntimeError):  # closed: the draft has ended
+            self._draft.ask(self._engine, ids, n_drafts)
+            self._is_asked = True
+
+    def answer(self) -> array[int]:
+        """See Drafter."""
+        if not self._is_asked:
+            return NO_DRAFTS
+        patience_s = max(_PATIENCE * self._step_s * self._n_asked, _LEAST_PATIENCE_S)
+        has_come = self._draft.wait_for(patience_s)
+        seconds = (time.perf_counter() - self._asked_s) / self._n_asked
+        self._step_s += (_BLEND if self._step_s else 1.0) * (seconds - self._step_s)
+        if not has_come or self._draft.is_finished:
+            return NO_DRAFTS
+        self._is_asked = False
+        self._given = self._draft.token_ids[self._n_base :]
+        return self._given
+
+    def end(self) -> None:
+        """See Drafter; gives back what the other model holds for it."""
+        if self._owner == os.getpid() and len(self._draft.token_ids) and not self._draft.is_finished:
+            self._engine.cancel(self._draft)
+            with contextlib.suppress(RuntimeError):  # closed: all has been given back
+                self._engine.submit([self._draft])  # from its rest, to be ended
+
+
+def _n_alike(a: array[int], b: array[int]) -> int:
+    """Leading tokens that are the same."""
+    n = min(len(a), len(b))
+    if a[:n] == b[:n]:
+        return n
+    low, high = 0, n  # the first `low` are the same, the first `high` are not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle)
+    return low
+
+
+def check_vocabulary(where: str, own: tuple[int, Tokenizer], other: tuple[int, Tokenizer]) -> None:
+    """Raises ValueError where two models, each a vocab_size and a tokenizer, differ in an id."""
+    (n, mine), (n_other, theirs) = own, other
+    if n != n_other or mine.vocab_size != theirs.vocab_size:
+        raise ValueError(
+            f"{where}: speculate is a model of {n_other} ids and {theirs.vocab_size} token texts, wanted "
+            f"{n} and {mine.vocab_size} as in this one"
+        )
+    for id in range(mine.vocab_size):
+        if (text := theirs.token_bytes(id)) != (wanted := mine.token_bytes(id)):
+            raise ValueError(
+                f"{where}: speculate is a model where token {id} is {text!r}, wanted {wanted!r}, as here"
+            )
