@@ -39,6 +39,7 @@ class ScriptedModel:
         self.delay_s = delay_s
         self.calls: list[tuple[object, dict[str, object]]] = []
         self.is_closed = False
+        self.n_drafted = 0
 
     def __enter__(self) -> ScriptedModel:
         return self
@@ -53,10 +54,12 @@ class ScriptedModel:
 
     def stream(self, prompt: str, **options: object) -> Iterator[SimpleNamespace]:
         self.calls.append((prompt, options))
+        self.n_drafted = 24 if options.get("speculate") else 0
         return self._chunks(prompt.upper())
 
     def stream_chat(self, messages: list[dict[str, str]], **options: object) -> Iterator[SimpleNamespace]:
         self.calls.append((messages, options))
+        self.n_drafted = 24 if options.get("speculate") else 0
         if messages[-1]["content"] == "too long":
             raise ValueError("stream_chat: the prompt has 9000 tokens, the context has room for 8192")
         return self._chunks(f"{len(messages)}:{messages[-1]['content']}")
@@ -75,6 +78,8 @@ class ScriptedModel:
             total_s=2.25,
             prefill_tokens_per_s=165.0,
             decode_tokens_per_s=125.0,
+            drafted_tokens=self.n_drafted,
+            accepted_tokens=self.n_drafted // 2,
         )
         usage = SimpleNamespace(prompt_tokens=33, completion_tokens=len(text))
         return SimpleNamespace(text=text, tokens=[], finish_reason="stop", usage=usage, timings=timings)

@@ -90,6 +90,14 @@ def test_statistics_with_a_measured_bandwidth(model, file, monkeypatch, capsys):
     assert capsys.readouterr().err.endswith(" | 12.0 GB/s, 50% of 24.0 GB/s\n")
 
 
+def test_speculation_is_passed_on_and_counted(model, file, capsys):
+    assert cli.main(["run", file, "hi", "--stats", "--speculate", "lookup"]) == 0
+    assert model.calls[0][1] == {"speculate": "lookup"}
+    assert " | 12 of 24 guesses were right | " in capsys.readouterr().err
+    assert cli.main(["chat", file, "--speculate", "other"]) == 2
+    assert "invalid choice: 'other'" in capsys.readouterr().err
+
+
 def test_options_reach_the_library_as_given(model, file):
     options = "--max-tokens 5 --temperature 0.5 --top-k 9 --top-p .9 --min-p .1 --seed 3 --stop x --stop y"
     assert cli.main(["run", file, "hi", *options.split(), "--context", "64", "--threads", "1"]) == 0

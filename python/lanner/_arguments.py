@@ -113,6 +113,11 @@ def _add_generation_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="repeats a run",
     )
+    add(
+        "--speculate",
+        choices=["lookup"],
+        help="guess tokens that repeat prompt or text; the text stays the same",
+    )
     add("--stop", action="append", metavar="TEXT", help="stop before TEXT; may be repeated")
     add("--context", type=whole, metavar="N", help="room for N tokens of prompt and text together")
     add("--threads", type=whole, metavar="N", help="threads to compute with")

@@ -74,6 +74,8 @@ def statistics(result: GenerationResult, bytes_per_token: int, bandwidth: float 
         fields.append(f"{rate:.1f} tokens/s")
         share = f", {read / bandwidth:.0%} of {bandwidth / 1e9:.1f} GB/s" if bandwidth else ""
         fields.append(f"{read / 1e9:.1f} GB/s{share}")
+        if timings.drafted_tokens:
+            fields.append(f"{timings.accepted_tokens} of {timings.drafted_tokens} guesses were right")
         if not bandwidth:
             fields.append("lanner doctor measures what this machine can read")
     return " | ".join(fields)

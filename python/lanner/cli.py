@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lanner.result import Chunk, GenerationResult
 
 _ERRORS = ("ModelFileError", "UnsupportedModelError", "OutOfMemoryBudget", "DeviceError", "Cancelled")
-_SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop")
+_SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop", "speculate")
 _LOADING = ("context", "threads")
 
 
