@@ -11,12 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import lanner
 import random_models
 from fake_decoder import VOCAB_SIZE, fake_model, hashed, scripted, tokenizer
 from lanner.checkpoint import open_checkpoint
 from lanner.decoder import Decoder
 from lanner.llm import Model
 from lanner.sampling import SamplingParams
+from lanner.seq2seq import Seq2Seq
+from lanner.translation import Translator
+from targets import IdTokenizer
+from tiny_bert import MODELS as TINY_BERT
+from tiny_seq2seq import TinySeq2Seq
 
 LIMIT_S = 20.0  # for what takes milliseconds: only a hang is that long
 
@@ -472,3 +478,24 @@ def test_a_draft_model_serves_its_own_callers_too(make):
         thread.join(LIMIT_S)
     assert not wrong
     settle(model[0], draft[0])
+
+
+# --- other kinds of models ----------------------------------------------------------------------------------
+def test_encoder_decoders_and_encoders_are_refused(make, tmp_path):
+    model, _ = make()
+    seq2seq = Seq2Seq(open_checkpoint(TinySeq2Seq("marian").write(tmp_path / "marian")))
+    with Translator(seq2seq, IdTokenizer()) as translator:
+        for value in ("lookup", model):
+            with pytest.raises(
+                ValueError, match=r"^translate: speculate is .*, wanted None for an encoder-decoder"
+            ):
+                translator.translate("5 6", speculate=value)
+        with pytest.raises(
+            ValueError, match=r"^generate: speculate is an encoder-decoder, wanted a model that con"
+        ):
+            model.generate([40], speculate=translator)
+    with (
+        lanner.load(TINY_BERT["bert"].write(tmp_path / "bert")) as encoder,
+        pytest.raises(ValueError, match=r"^generate: speculate is an encoder, wanted a model that continues"),
+    ):
+        model.generate([40], speculate=encoder)

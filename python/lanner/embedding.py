@@ -78,6 +78,10 @@ class EncoderModel(Model):
     choose = _refused("choose")
     translate = _refused("translate")
 
+    def _drafting_engine(self, where: str) -> NoReturn:
+        """Raises ValueError: it does not continue texts."""
+        raise ValueError(f"{where}: speculate is an encoder, wanted a model that continues texts")
+
     @property
     def program(self) -> Program:
         """The flat list that every step runs: `dump()` prints it, `interpret` runs it in Python."""
