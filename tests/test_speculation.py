@@ -186,7 +186,7 @@ def real(request, tmp_path_factory):
 
 @pytest.mark.parametrize("rules", [{}, {"temperature": 0.8}, *RULES], ids=repr)
 def test_every_row_is_chosen_by_its_own_rules(real, rules):
-    """Logits, rules and draws of a real program: all bits, and some drafts must have been right."""
+    """Logits, rules and draws of a real program: all bits, and some drafts of greedy texts are right."""
     plain, model, draft = real
     eager(model)
     prompt = [*range(40, 70), *range(45, 60)]
@@ -199,7 +199,7 @@ def test_every_row_is_chosen_by_its_own_rules(real, rules):
             same(one, other)
         assert any(each.timings.drafted_tokens for each in found)
         n_accepted += sum(each.timings.accepted_tokens for each in found)
-    assert n_accepted > 0
+    assert n_accepted > 0 or "temperature" in rules
     copied = model.generate(
         prompt + wanted[0].tokens + prompt, speculate="lookup", **options | {"max_tokens": 30}
     )
@@ -403,7 +403,7 @@ def test_a_draft_model_that_reads_a_long_prompt(make):
     result = model[0].generate(ids, max_tokens=100, speculate=draft[0])
     same(result, make(context=700, logits=few)[0].generate(ids, max_tokens=100))
     assert result.timings.accepted_tokens > 60
-    assert model[1].n_steps < 8 + 8 + 60
+    assert model[1].n_steps < 8 + 9 + 60
 
 
 def test_a_draft_model_of_a_shorter_context(make):
@@ -425,6 +425,30 @@ def test_a_draft_model_whose_pages_others_need(make):
     assert other.result(LIMIT_S).tokens == plain.generate([45, 44] * 30, max_tokens=20).tokens
     settle(draft[0])
     assert draft[0]._engine._scheduler.pages.n_free(0) == 5
+
+
+@pytest.mark.parametrize(("layer_s", "pays"), [(0.0001, True), (0.005, False)], ids=["cheap", "dear"])
+def test_a_draft_model_is_asked_while_that_pays(layer_s, pays):
+    """Steps of the first model take 20 ms, of the second one 0.4 or 20; that is all it has to go by."""
+    (model, _), (draft, _) = (
+        fake_model(logits=few, layer_s=0.005),
+        fake_model(logits=few, layer_s=layer_s),
+    )
+    with model, draft:
+        for _ in range(2):
+            result = model.generate([40, 41], max_tokens=60, speculate=draft)
+        assert result.tokens == naive_few([40, 41], 60)
+        if pays:
+            assert result.timings.accepted_tokens > 30
+        else:
+            assert result.timings.draft_steps <= 1
+
+
+def naive_few(ids, n):
+    ids, n_known = list(ids), len(ids)
+    while len(ids) < n_known + n:
+        ids.append(int(few(ids).argmax()))
+    return ids[n_known:]
 
 
 @pytest.mark.parametrize("how", ["close", "error", "cancel", "close the other"])

@@ -31,7 +31,7 @@ class Requests:
     _engine: Engine | None
     _info: ModelInfo
     _prompts: PromptReader
-    _drafts_alike: weakref.WeakSet[Requests]  # models that were found to have the same vocabulary
+    _draft_models: weakref.WeakKeyDictionary[Requests, Experience]  # of the same vocabulary
 
     def _generations(
         self,
@@ -95,13 +95,14 @@ class Requests:
             return lambda generation: Copying(generation.token_ids)
         if speculate is self:
             raise ValueError(f"{where}: speculate is the model itself, wanted another, smaller one")
-        from lanner.draft_model import DraftModel, check_vocabulary
+        from lanner.draft_model import DraftModel, Experience, check_vocabulary
 
         engine, context = speculate._drafting_engine(where), speculate._info.context
-        if speculate not in self._drafts_alike:
+        experience = self._draft_models.get(speculate)
+        if experience is None:
             check_vocabulary(where, self._vocabulary, speculate._vocabulary)
-            self._drafts_alike.add(speculate)
-        return lambda generation: DraftModel(engine, generation, context)
+            experience = self._draft_models.setdefault(speculate, Experience())
+        return lambda generation: DraftModel(engine, generation, context, experience)
 
     @property
     def _vocabulary(self) -> tuple[int, Tokenizer]:

@@ -96,16 +96,52 @@ class Draft(Sequence):
 _PIECE = 64
 """Tokens that a draft model reads before a step of the other one, so long as it is behind: others wait."""
 
-_PRIOR, _PRIOR_WEIGHT = (
-    0.7,
-    2.0,
-)  # of a draft, given those before it: what a smaller model of a family reaches
-_MEMORY = 0.9
+_CLOSE = 4  # tokens that it may be behind and still draft in the same turn
+_PRIOR = 0.7  # of a draft, given those before it: what a smaller model of a family reaches
+_PRIOR_WEIGHT = 2.0  # as many drafts
+_MEMORY, _LONG_MEMORY = 0.9, 0.98  # of a request: its last ten drafts at a place; of all requests: fifty
 _BLEND = 0.3
 _LEAST = 0.02
 _RETRY = 32  # tokens without drafts after which one is tried; each time twice as many
+_FORGET = 0.9998  # a drafter that once seemed slow is tried again after some thousand tokens
 _PATIENCE = 4.0  # times as long as thought, after which a step goes on without drafts
 _LEAST_PATIENCE_S = 0.25
+
+
+class Record:
+    """How often drafts at each place behind the known tokens were right, given those before them."""
+
+    def __init__(self, memory: float, weight: float) -> None:
+        self._memory, self._weight = memory, weight
+        self._hits: list[float] = []
+        self._tries: list[float] = []
+
+    def note(self, place: int, is_right: bool) -> None:
+        """A draft was verified; those of places before it have been noted before."""
+        if place == len(self._hits):
+            self._hits.append(0.0)
+            self._tries.append(0.0)
+        self._hits[place] = self._memory * self._hits[place] + is_right
+        self._tries[place] = self._memory * self._tries[place] + 1
+
+    def share(self, place: int, prior: float) -> float:
+        """How many are right; `prior` as far as nothing is known."""
+        if place >= len(self._hits):
+            return prior
+        return (self._weight * prior + self._hits[place]) / (self._weight + self._tries[place])
+
+
+class Experience:
+    """What requests of one model have learned of another one that drafts for them; the engine thread's.
+
+    Attributes:
+        step_s: seconds for a draft, 0 before the first.
+        record: of all requests.
+    """
+
+    def __init__(self) -> None:
+        self.step_s = 0.0
+        self.record = Record(_LONG_MEMORY, _PRIOR_WEIGHT)
 
 
 class DraftModel:
@@ -115,10 +151,11 @@ class DraftModel:
         engine: the other model's.
         generation: whose tokens it guesses.
         context: positions of the other model.
+        experience: with that model, of all requests.
     """
 
-    def __init__(self, engine: Engine, generation: Sequence, context: int) -> None:
-        self._engine, self._context = engine, context
+    def __init__(self, engine: Engine, generation: Sequence, context: int, experience: Experience) -> None:
+        self._engine, self._context, self._experience = engine, context, experience
         self._ids = generation.token_ids  # they grow
         self._draft = Draft(priority=generation.priority)
         self._owner = os.getpid()  # in a child after fork the other engine may not be touched
@@ -126,25 +163,20 @@ class DraftModel:
         self._n_base = 0
         self._is_asked = False
         self._n_asked, self._asked_s = 0, 0.0
-        self._step_s = 0.0
-        self._hits: list[float] = []
-        self._tries: list[float] = []
+        self._record = Record(_MEMORY, _PRIOR_WEIGHT)
         self._retry, self._retry_at = _RETRY, 0
 
     @property
     def step_s(self) -> float:
         """See Drafter."""
-        return self._step_s or 1e-9  # a first guess is worth its price, whatever that is
+        return self._experience.step_s or 1e-9  # a first guess is worth its price, whatever that is
 
     def follow(self) -> None:
         """See Drafter."""
         now = self._ids[self._n_base : self._n_base + len(self._given)]
         for i, (token, draft) in enumerate(zip(now, self._given, strict=False)):
-            if i == len(self._hits):
-                self._hits.append(0.0)
-                self._tries.append(0.0)
-            self._hits[i] = _MEMORY * self._hits[i] + (token == draft)
-            self._tries[i] = _MEMORY * self._tries[i] + 1
+            self._record.note(i, token == draft)
+            self._experience.record.note(i, token == draft)
             if token != draft:
                 break
         self._given = NO_DRAFTS
@@ -153,15 +185,15 @@ class DraftModel:
         """See Drafter."""
         made: list[float] = []
         n_most = min(n_most, self._context - len(self._ids))
-        if n_most <= 0 or self._is_out() or self._n_behind() > _PIECE:
+        if n_most <= 0 or self._is_out():
             return made
         if self._retry_at and len(self._ids) >= self._retry_at:
             return [1.0]
-        chance, share = 1.0, _PRIOR
+        chance, usual, own = 1.0, _PRIOR, _PRIOR
         for i in range(n_most):
-            hits, tries = (self._hits[i], self._tries[i]) if i < len(self._hits) else (0.0, 0.0)
-            share = (_PRIOR_WEIGHT * share + hits) / (_PRIOR_WEIGHT + tries)  # as a rule like the one before
-            chance *= share
+            usual = self._experience.record.share(i, usual)  # where nothing is known like the one before
+            own = self._record.share(i, usual)
+            chance *= own
             if chance < _LEAST:
                 break
             made.append(chance)
@@ -177,21 +209,18 @@ class DraftModel:
         return len(self._ids) - _n_alike(self._draft.token_ids, self._ids)
 
     def ask(self, n_drafts: int) -> None:
-        """See Drafter; reads on where it is behind."""
+        """See Drafter; where it is behind, it reads first."""
         if self._is_out() or len(self._ids) >= self._context:
             return
-        n_behind = self._n_behind()
-        if n_behind > _PIECE:
-            self._send(self._ids[: len(self._ids) - n_behind + _PIECE], 0)
-            if self._draft.wait_for(_LEAST_PATIENCE_S):
-                self._is_asked = False
-            return
         if not n_drafts:
+            self._experience.step_s *= _FORGET
             self._retry_at = self._retry_at or len(self._ids) + self._retry
-            return
-        is_retry = self._retry_at and len(self._ids) >= self._retry_at
-        self._retry, self._retry_at = (2 * self._retry if is_retry else _RETRY), 0
-        self._send(self._ids, n_drafts)
+        elif (n_behind := self._n_behind()) > _CLOSE:
+            self._send(self._ids[: len(self._ids) - max(0, n_behind - _PIECE)], 0)
+        else:
+            is_retry = self._retry_at and len(self._ids) >= self._retry_at
+            self._retry, self._retry_at = (2 * self._retry if is_retry else _RETRY), 0
+            self._send(self._ids, n_drafts)
 
     def _send(self, ids: array[int], n_drafts: int) -> None:
         self._n_asked, self._n_base, self._asked_s = n_drafts, len(ids), time.perf_counter()
@@ -201,15 +230,16 @@ class DraftModel:
 
     def answer(self) -> array[int]:
         """See Drafter."""
+        known = self._experience
         if not self._is_asked:
             return NO_DRAFTS
-        patience_s = max(_PATIENCE * self._step_s * self._n_asked, _LEAST_PATIENCE_S)
-        has_come = self._draft.wait_for(patience_s)
-        seconds = (time.perf_counter() - self._asked_s) / self._n_asked
-        self._step_s += (_BLEND if self._step_s else 1.0) * (seconds - self._step_s)
-        if not has_come or self._draft.is_finished:
+        has_come = self._draft.wait_for(max(_PATIENCE * known.step_s * self._n_asked, _LEAST_PATIENCE_S))
+        self._is_asked = not has_come
+        if self._n_asked:
+            seconds = (time.perf_counter() - self._asked_s) / self._n_asked
+            known.step_s += (_BLEND if known.step_s else 1.0) * (seconds - known.step_s)
+        if not has_come or self._draft.is_finished or not self._n_asked:
             return NO_DRAFTS
-        self._is_asked = False
         self._given = self._draft.token_ids[self._n_base :]
         return self._given
 

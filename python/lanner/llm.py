@@ -126,7 +126,7 @@ class Model(Scores, Profiled, TextReader):
         self.tokenizer = tokenizer
         self._info = describe(decoder, tokenizer_name)
         self._prompts = PromptReader(tokenizer, decoder.config.vocab_size, decoder.context)
-        self._drafts_alike = weakref.WeakSet()
+        self._draft_models = weakref.WeakKeyDictionary()
         engine = Engine(decoder)
         self._engine: Engine | None = engine
         # Also when the model is dropped, and before the interpreter ends.
