@@ -6,6 +6,7 @@ A few arrangements belong to the ordinary tests; `make test-determinism` takes a
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -221,3 +222,45 @@ def test_after_it_lost_its_pages(
     assert_same(answer, reference.answers[kind])
     assert seen.n_preempted == 1
     assert seen.n_computed >= len(needle.ids) + needle.n_new - 1 + PAGE
+
+
+class Told:
+    """A drafter that knows the answer, and says something else in every third place."""
+
+    step_s = 0.0
+
+    def __init__(self, ids: array[int], answer: list[int]) -> None:
+        self._ids, self._answer, self._n_prompt, self._n_asked = ids, answer, len(ids), 0
+
+    def follow(self) -> None:
+        pass
+
+    def chances(self, n_most: int) -> list[float]:
+        return [1.0] * min(n_most, 5)
+
+    def ask(self, n_drafts: int) -> None:
+        self._n_asked = n_drafts
+
+    def answer(self) -> array[int]:
+        at = len(self._ids) - self._n_prompt
+        guessed = self._answer[at : at + self._n_asked]
+        return array("i", [id + 1 if (at + i) % 3 == 2 else id for i, id in enumerate(guessed)])
+
+    def end(self) -> None:
+        pass
+
+
+def test_with_drafts(
+    setup: Setup, model: lanner.Model, needle: Needle, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an empty cache, and in one that has what drafts left behind."""
+    monkeypatch.setattr(model._engine._scheduler._plan.costs, "seconds", lambda n_tokens: 1.0)
+    for kind, options in KINDS.items():
+        forget(model)
+        wanted = reference.answers[kind]
+        monkeypatch.setattr("lanner._requests.Copying", lambda ids, w=wanted: Told(ids, w.result.tokens))
+        for how in ("generate", "stream"):
+            answer = ask(model, needle, how, looks=how == "generate", speculate="lookup", **options)
+            assert_same(answer, wanted)
+            timings = answer.result.timings
+            assert setup.chunk == 1 or timings.drafted_tokens > timings.accepted_tokens > needle.n_new // 3

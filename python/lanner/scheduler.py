@@ -174,6 +174,8 @@ class Scheduler(Residents):
 
     def _draft(self, n_decodes: int, n_most: int) -> None:
         """Gives drafts to running sequences, unless prompts want the time or sequences the pages."""
+        if all(each.drafter is None for each in self._running):
+            return
         decodes = [each for each in self._running if _is_decode(each)]
         is_idle = n_decodes == sum(n_left(each) > 0 for each in self._running)
         if is_idle and all(self.pages.n_free(g) > n_decodes for g in range(self._n_groups)):
