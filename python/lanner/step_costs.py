@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect
 
-_SLOPE = 0.08
+_SLOPE = 0.15
 """Of a step of one token, what each further one adds until it is measured: weights are read once for all."""
 
 _FOLLOW = 0.3  # of what a step took longer than thought: how fast the machine is now, three steps
