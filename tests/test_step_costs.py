@@ -50,6 +50,17 @@ def test_noise_and_a_step_that_was_held_up():
     costs.observe(8, 0.0)  # a clock that stands still says nothing
 
 
+def test_a_size_that_was_held_up_when_it_was_new_is_tried_again():
+    costs = learned(rising, sizes=(1, 4, 17))
+    before = costs.cost(8) / costs.cost(1)
+    costs.observe(8, 0.100)
+    assert costs.cost(8) / costs.cost(1) > 1.5 * before
+    for _ in range(256):
+        costs.observe(1, 0.005)
+    assert costs.cost(8) / costs.cost(1) == pytest.approx(before, rel=0.05)
+    assert costs.seconds(4) / costs.seconds(1) == pytest.approx(rising(4), rel=0.05)
+
+
 class Open(Sequence):
     """A sequence that could go on for ever."""
 

@@ -13,6 +13,10 @@ _LEARN = 0.04  # and how steps of this size compare with others, where it is kno
 _SURPRISE = 4.0  # a step that took longer than so many times what was thought was held up by others
 
 
+_ROUND = 256  # steps, after which sizes that ran less than _FEW times are guessed again
+_FEW = 4  # what held up one of these would keep a size from being tried ever again
+
+
 class StepCosts:
     """Seconds of steps of n tokens, as the speed of the machine now times a cost for every n.
 
@@ -24,11 +28,15 @@ class StepCosts:
         self._costs: dict[int, float] = {}
         self._counts: dict[int, int] = {}
         self._known: list[int] = []  # ascending
+        self._n_steps = 0
 
     def observe(self, n_tokens: int, seconds: float) -> None:
         """A step of n_tokens, each of its sequence's end, took `seconds`."""
         if seconds <= 0:
             return
+        self._n_steps += 1
+        if self._n_steps % _ROUND == 0:
+            self._forget()
         cost = self.cost(n_tokens)
         if not self._speed_s:
             self._speed_s = seconds / cost
@@ -39,6 +47,11 @@ class StepCosts:
         self._counts[n_tokens] = count + 1
         self._costs[n_tokens] = cost * ratio ** max(_LEARN, 1 / (count + 2))
         self._speed_s *= ratio ** (_FOLLOW if count else 0.0)
+
+    def _forget(self) -> None:
+        for n_tokens in [n for n, count in self._counts.items() if count < _FEW]:
+            del self._counts[n_tokens], self._costs[n_tokens]
+            self._known.remove(n_tokens)
 
     def seconds(self, n_tokens: int) -> float:
         """What a step of n_tokens takes; 0 before any was observed."""
