@@ -14,6 +14,7 @@ from lanner.logit_rules import LogitRules
 from lanner.sampling import draw_seed
 
 if TYPE_CHECKING:
+    from lanner.draft_model import Experience
     from lanner.drafts import Drafter
     from lanner.engine import Engine
     from lanner.info import ModelInfo
