@@ -258,7 +258,7 @@ def test_with_drafts(
     for kind, options in KINDS.items():
         forget(model)
         wanted = reference.answers[kind]
-        monkeypatch.setattr("lanner._requests.Copying", lambda ids, w=wanted: Told(ids, w.result.tokens))
+        monkeypatch.setattr("lanner.drafts.Copying", lambda ids, w=wanted: Told(ids, w.result.tokens))
         for how in ("generate", "stream"):
             answer = ask(model, needle, how, looks=how == "generate", speculate="lookup", **options)
             assert_same(answer, wanted)
