@@ -11,9 +11,11 @@
 // Codes enter products as the integers that they are. The scale of a key multiplies the finished score; the
 // scale of a value multiplies the weight p, of which the sum of weights has the unscaled one.
 //
-// Pages belong to sequences through the block tables of the group; the cache itself knows no sequence. Memory
-// becomes resident when a page is first written, so a long context costs nothing until it is used. Layers
-// that see the same window of positions are a group: what lies behind their window they give back together.
+// Pages belong to sequences through the block tables of the group; the cache itself knows no sequence. What
+// all layers keep in a page lies together: memory becomes resident when a page is first written, so a long
+// context costs nothing until it is used, and can do so in pieces of 2 MB, which spare the attention of a
+// long context a walk through page tables for every page. Layers that see the same window of positions are a
+// group: what lies behind their window they give back together.
 #pragma once
 
 #include <cstring>
@@ -71,13 +73,14 @@ struct KvCache {
     check(!overflows, "KvCache: ", layers, " layers, ", pages, " pages, ", kv_heads, " heads of ", dim,
           " are more than memory can address");
     memory = Memory(n_bytes);
+    memory.advise_huge();
   }
 
   size_t head_bytes() const { return key_bytes + value_bytes + 2 * scale_bytes; }
   size_t layer_page_bytes() const { return n_kv_heads * head_bytes(); }
   size_t page_bytes() const { return n_layers * layer_page_bytes(); }
   std::byte* key(int layer, int page, int head) const {
-    return memory.data() + (size_t(layer) * n_pages + page) * layer_page_bytes() + head * key_bytes;
+    return memory.data() + (size_t(page) * n_layers + layer) * layer_page_bytes() + head * key_bytes;
   }
   std::byte* value(int layer, int page, int head) const {
     return key(layer, page, 0) + n_kv_heads * key_bytes + head * value_bytes;
@@ -94,8 +97,7 @@ struct KvCache {
   void copy_page(int32_t source, int32_t target) const {
     for (int32_t page : {source, target})
       check(page >= 0 && page < n_pages, "copy_page: page is ", page, ", the cache has ", n_pages);
-    for (int32_t layer = 0; layer < n_layers && source != target; ++layer)
-      std::memcpy(key(layer, target, 0), key(layer, source, 0), layer_page_bytes());
+    if (source != target) std::memcpy(key(0, target, 0), key(0, source, 0), page_bytes());
   }
 };
 
