@@ -28,7 +28,8 @@ class Places {
   bool are_shared(int self, int n) const;
 
   // Moves the caller to a processor that it may use and where none of the others was seen, if there is one.
-  // Afterwards it may go anywhere again.
+  // Afterwards it may use the same processors as before, named one by one: of those that its cpuset gains
+  // later it learns nothing.
   void leave(int self, int n);
 
  private:
