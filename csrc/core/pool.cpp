@@ -41,9 +41,9 @@ struct Pool::Shared {
 
 namespace {
 
-// Steps of one model follow each other within about 100 us (Python between two steps); after that the
-// machine is better used by others.
-constexpr double kIdleSpin_s = 200e-6;
+// Steps of one model follow each other within 200 to 400 us: the Python between them finds its data evicted
+// by the weights. Who slept by then would be late for the step; after that others use the machine better.
+constexpr double kIdleSpin_s = 600e-6;
 
 // Workers come, begin and finish within microseconds of each other, unless one has lost its processor.
 constexpr double kSpin_s = 20e-6;
