@@ -17,9 +17,10 @@ HOW = (
     "computes at a time. Figures are medians of {rounds}. The ratio is Lanner / llama.cpp, in "
     "the median of the rounds and with its range: of tokens/s more is better, of seconds and memory "
     "less. llama.cpp runs with flash attention on and off, a whole process with its class Llama and "
-    "with its C interface; the better counts. The limits are what as many threads reach in the same "
-    "run: bytes read from memory for decoding, float32 multiply-adds for prompts (weights of 2 to 8 "
-    "bits are multiplied in integers and may pass them)."
+    "with its C interface; the better counts. Lanner's whole process maps the packed weights that an "
+    "earlier one kept, as all but the first with a model do (`lanner bench coldstart` measures both). "
+    "The limits are what as many threads reach in the same run: bytes read from memory for decoding, "
+    "float32 multiply-adds for prompts (weights of 2 to 8 bits are multiplied in integers and may pass them)."
 )
 
 
