@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect
+
+from lanner.step_times import SURPRISE
 
 _SLOPE = 0.15
 """Of a step of one token, what each further one adds until it is measured: weights are read once for all."""
 
 _FOLLOW = 0.3  # of what a step took longer than thought: how fast the machine is now, three steps
 _LEARN = 0.04  # and how steps of this size compare with others, where it is known well
-_SURPRISE = 4.0  # a step that took longer than so many times what was thought was held up by others
-
 
 _ROUND = 256  # steps, after which sizes that ran less than _FEW times are guessed again
 _FEW = 4  # what held up one of these would keep a size from being tried ever again
@@ -40,7 +39,7 @@ class StepCosts:
         cost = self.cost(n_tokens)
         if not self._speed_s:
             self._speed_s = seconds / cost
-        ratio = min(seconds / (self._speed_s * cost), _SURPRISE)
+        ratio = min(seconds / (self._speed_s * cost), SURPRISE)
         count = self._counts.get(n_tokens, 0)
         if not count:
             self._known.insert(bisect(self._known, n_tokens), n_tokens)
@@ -71,7 +70,7 @@ class StepCosts:
             return self._costs[low] * _guess(n_tokens) / _guess(low)
         high = self._known[at]
         share = (n_tokens - low) / (high - low)
-        return math.fsum(((1 - share) * self._costs[low], share * self._costs[high]))
+        return (1 - share) * self._costs[low] + share * self._costs[high]
 
 
 def _guess(n_tokens: int) -> float:

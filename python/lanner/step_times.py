@@ -8,7 +8,8 @@ MOST = 2.5
 _AIM = 2.2  # steps of one size differ by a tenth on a quiet machine
 _FIRST_TOKENS = 16  # one more token than a few costs little more: the first guess is a small one
 _BLEND = 0.2  # of a new time in a mean: five steps
-_SURPRISE = 4.0  # a step that took longer than so many times the mean was held up by others
+SURPRISE = 4.0
+"""What took longer than so many times what was thought was held up by others."""
 
 
 _REFRESH = 64  # steps with prompts in a row, after which one without tells again what decodes take
@@ -35,7 +36,7 @@ class StepTimes:
         """A step of n_decodes tokens of running sequences and n_prompt_tokens of prompts took `seconds`."""
         if not n_prompt_tokens:
             known = self._decode_s if n_decodes == self._n_decodes else 0.0
-            self._decode_s = known + _BLEND * (min(seconds, _SURPRISE * known) - known) if known else seconds
+            self._decode_s = known + _BLEND * (min(seconds, SURPRISE * known) - known) if known else seconds
             self._n_decodes, self._n_mixed = n_decodes, 0
         elif n_decodes and self._decode_s:
             self._n_mixed += 1
