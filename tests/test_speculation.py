@@ -326,7 +326,7 @@ def test_a_stopped_step_is_computed_again(make):
 
 def test_what_cannot_be_speculated_is_refused(make):
     model, _ = make()
-    for value in ("ngram", 5, True, model.tokenizer):
+    for value in ("ngram", 5, True, model.tokenizer, Model, lanner.Model):
         with pytest.raises(
             ValueError, match=r"^generate: speculate is .*, wanted 'lookup', a loaded model that"
         ):

@@ -135,9 +135,8 @@ def _processor(name: str, value: Any) -> Any:
 
 
 def _drafter(name: str, value: Any) -> Any:
-    if not (
-        value is None or (isinstance(value, str) and value == "lookup") or hasattr(value, "_drafting_engine")
-    ):
+    is_model = hasattr(value, "_drafting_engine") and not isinstance(value, type)
+    if not (value is None or (isinstance(value, str) and value == "lookup") or is_model):
         raise _refused(name, value, "'lookup', a loaded model that generates, or None")
     return value
 
