@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from array import array
 
@@ -81,10 +82,10 @@ def test_following_a_copy_is_finding_it(text):
     """As long as it goes on no look-up is needed: the place is the one that a search would give."""
     ids = array("i", text[:1])
     copying = Copying(ids)
-    copying.follow()
+    copying.follow(0)
     for n, id in enumerate(text[1:], start=2):
         ids.append(id)
-        copying.follow()
+        copying.follow(0)
         if copying._length >= 2 and copying._length < LONGEST and n < PLACES:
             place, length = naive(text, n)
             assert length >= copying._length or copying._place == place
@@ -92,7 +93,7 @@ def test_following_a_copy_is_finding_it(text):
         assert sorted(drafts, reverse=True) == drafts
         if drafts:
             copying.ask(len(drafts))
-            given_ids = [*text[:n], *copying.answer()]
+            given_ids = [*text[:n], *copying.answer(math.inf)]
             assert given_ids[n:] == [given_ids[copying._place + i] for i in range(len(drafts))]
 
 
@@ -101,12 +102,12 @@ def test_a_replaced_token_does_not_end_a_copy():
     ids = array("i", [*source, 7, 8])
     copying = Copying(ids)
     for token in [*source[:20], 5]:
-        copying.follow()
+        copying.follow(0)
         ids.append(token)
-    copying.follow()
+    copying.follow(0)
     assert copying.chances(3)
     copying.ask(3)
-    assert copying.answer().tolist() == source[21:24]  # source[20] was replaced by 5
+    assert copying.answer(math.inf).tolist() == source[21:24]  # source[20] was replaced by 5
 
 
 def test_a_token_costs_less_than_five_microseconds():

@@ -142,6 +142,13 @@ class Experience:
     def __init__(self) -> None:
         self.step_s = 0.0
         self.record = Record(_LONG_MEMORY, _PRIOR_WEIGHT)
+        self._turn = 0
+
+    def forget(self, turn: int) -> None:
+        """A request of this turn has drafts of no worth: once in a turn the next ones seem cheaper."""
+        if turn != self._turn:
+            self._turn = turn
+            self.step_s *= _FORGET
 
 
 class DraftModel:
@@ -162,17 +169,19 @@ class DraftModel:
         self._given = NO_DRAFTS  # what was drafted last, from token _n_base on
         self._n_base = 0
         self._is_asked = False
-        self._n_asked, self._asked_s = 0, 0.0
+        self._n_asked, self._asked_s, self._until_s = 0, 0.0, 0.0
         self._record = Record(_MEMORY, _PRIOR_WEIGHT)
         self._retry, self._retry_at = _RETRY, 0
+        self._turn = 0
 
     @property
     def step_s(self) -> float:
         """See Drafter."""
         return self._experience.step_s or 1e-9  # a first guess is worth its price, whatever that is
 
-    def follow(self) -> None:
+    def follow(self, turn: int) -> None:
         """See Drafter."""
+        self._turn = turn
         now = self._ids[self._n_base : self._n_base + len(self._given)]
         for i, (token, draft) in enumerate(zip(now, self._given, strict=False)):
             self._record.note(i, token == draft)
@@ -213,7 +222,7 @@ class DraftModel:
         if self._is_out() or len(self._ids) >= self._context:
             return
         if not n_drafts:
-            self._experience.step_s *= _FORGET
+            self._experience.forget(self._turn)
             self._retry_at = self._retry_at or len(self._ids) + self._retry
         elif (n_behind := self._n_behind()) > _CLOSE:
             self._send(self._ids[: len(self._ids) - max(0, n_behind - _PIECE)], 0)
@@ -224,19 +233,22 @@ class DraftModel:
 
     def _send(self, ids: array[int], n_drafts: int) -> None:
         self._n_asked, self._n_base, self._asked_s = n_drafts, len(ids), time.perf_counter()
+        patience_s = max(_PATIENCE * self._experience.step_s * n_drafts, _LEAST_PATIENCE_S)
+        self._until_s = self._asked_s + patience_s
         with contextlib.suppress(RuntimeError):  # closed: the draft has ended
             self._draft.ask(self._engine, ids, n_drafts)
             self._is_asked = True
 
-    def answer(self) -> array[int]:
-        """See Drafter."""
+    def answer(self, deadline_s: float) -> array[int]:
+        """See Drafter. Its own patience counts from `ask` on: several are waited for as long as one."""
         known = self._experience
         if not self._is_asked:
             return NO_DRAFTS
-        has_come = self._draft.wait_for(max(_PATIENCE * known.step_s * self._n_asked, _LEAST_PATIENCE_S))
+        left_s = min(self._until_s, deadline_s) - time.perf_counter()
+        has_come = self._draft.wait_for(max(0.0, left_s))
         self._is_asked = not has_come
-        if self._n_asked:
-            seconds = (time.perf_counter() - self._asked_s) / self._n_asked
+        seconds = (time.perf_counter() - self._asked_s) / max(1, self._n_asked)
+        if self._n_asked and (has_come or seconds > known.step_s):  # a deadline may be sooner than the drafts
             known.step_s += (_BLEND if known.step_s else 1.0) * (seconds - known.step_s)
         if not has_come or self._draft.is_finished or not self._n_asked:
             return NO_DRAFTS

@@ -101,7 +101,7 @@ class Engine:
             while self._receive():
                 chunks: list[StepChunk] = []
                 try:
-                    chunks = self._scheduler.schedule()
+                    chunks = self._scheduler.schedule(self._next_deadline_s)
                     if chunks:
                         self._step(chunks)
                 except Exception as error:
@@ -161,6 +161,11 @@ class Engine:
                 has_ended = True
         if has_ended:
             self._remove_finished()
+
+    @property
+    def _next_deadline_s(self) -> float:
+        """Not after the nearest deadline of those that have not ended."""
+        return self._deadlines[0][0] if self._deadlines else _NEVER
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -89,16 +90,19 @@ class Scheduler(Residents):
         insort(self._running, child, key=rank_of)
 
     # --- a step ---------------------------------------------------------------------------------------------
-    def schedule(self) -> list[StepChunk]:
+    def schedule(self, deadline_s: float = math.inf) -> list[StepChunk]:
         """The next step: at least one chunk, as long as there is a sequence that can go on.
 
+        Drafts are not waited for after deadline_s, on the clock of time.perf_counter.
         A sequence that is too long for the whole cache fails with OutOfMemoryBudget.
         """
         for sequence in self._running:
             sequence.drafts = NO_DRAFTS  # of a step that was stopped
         while True:
             self._admit()
-            chunks = self._chunks() or self._chunks(is_limited=False)  # no decode may have found a page
+            chunks = self._chunks(deadline_s) or self._chunks(
+                deadline_s, is_limited=False
+            )  # no decode may have found a page
             if chunks or not self._running:
                 return chunks
             stuck = next((each for each in self._running if n_left(each)), None)
@@ -144,11 +148,11 @@ class Scheduler(Residents):
             insort(self._running, sequence, key=rank_of)
             self._follow(sequence)
 
-    def _chunks(self, is_limited: bool = True) -> list[StepChunk]:
+    def _chunks(self, deadline_s: float, is_limited: bool = True) -> list[StepChunk]:
         n_decodes = sum(map(_is_decode, self._running))
         n_tokens, n_outputs = self._max_tokens - n_decodes, self._max_outputs - n_decodes
         if n_decodes and is_limited:
-            self._draft(n_decodes, min(n_tokens, n_outputs))
+            self._draft(n_decodes, min(n_tokens, n_outputs), deadline_s)
             n_tokens = min(n_tokens, self._times.prompt_tokens(n_decodes))
         chunks: list[StepChunk] = []
         index = 0
@@ -172,14 +176,14 @@ class Scheduler(Residents):
                 n_outputs -= chunk.n_outputs
         return chunks
 
-    def _draft(self, n_decodes: int, n_most: int) -> None:
+    def _draft(self, n_decodes: int, n_most: int, deadline_s: float) -> None:
         """Gives drafts to running sequences, unless prompts want the time or sequences the pages."""
         if all(each.drafter is None for each in self._running):
             return
         decodes = [each for each in self._running if _is_decode(each)]
         is_idle = n_decodes == sum(n_left(each) > 0 for each in self._running)
         if is_idle and all(self.pages.n_free(g) > n_decodes for g in range(self._n_groups)):
-            self._plan.draft(decodes, n_most)
+            self._plan.draft(decodes, n_most, deadline_s)
 
     def _verification(self, sequence: Sequence) -> StepChunk | None:
         """The next token of a sequence and its drafts, if there are free pages for them."""
