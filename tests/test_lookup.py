@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from array import array
+from itertools import cycle, islice
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lanner._blocks import Lookup
+from lanner._blocks import Lookup, n_alike
 from lanner.drafts import MOST_DRAFTS, Copying
 
 LONGEST, PLACES = 64, 256  # as in _lookup.pxi
@@ -57,6 +58,13 @@ def test_find_may_be_asked_now_and_then(text, each):
         assert lookup.find(n) == naive(text, n)
 
 
+@given(TEXTS, TEXTS, st.integers(0, 9))
+def test_n_alike(a, b, n):
+    b = a[:n] + b
+    wanted = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    assert n_alike(array("i", a), array("i", b)) == wanted
+
+
 def test_long_matches_and_many_places():
     text = [*range(100), 7, *range(100)]
     assert Lookup(array("i", text)).find(len(text)) == (100, LONGEST)
@@ -78,23 +86,36 @@ def test_a_continuation_goes_on_beyond_the_end():
 
 @given(TEXTS.filter(len))
 @settings(deadline=None)
-def test_following_a_copy_is_finding_it(text):
-    """As long as it goes on no look-up is needed: the place is the one that a search would give."""
-    ids = array("i", text[:1])
+def test_what_is_followed_is_a_copy(text):
+    """Nothing is followed only where a search finds nothing; else what is in front agrees, and goes on so."""
+    ids = array("i")
     copying = Copying(ids)
-    copying.follow(0)
-    for n, id in enumerate(text[1:], start=2):
+    for n, id in enumerate(text, start=1):
         ids.append(id)
-        copying.follow(0)
-        if copying._length >= 2 and copying._length < LONGEST and n < PLACES:
-            place, length = naive(text, n)
-            assert length >= copying._length or copying._place == place
-        drafts = copying.chances(MOST_DRAFTS)
-        assert sorted(drafts, reverse=True) == drafts
-        if drafts:
-            copying.ask(len(drafts))
-            given_ids = [*text[:n], *copying.answer(math.inf)]
-            assert given_ids[n:] == [given_ids[copying._place + i] for i in range(len(drafts))]
+        copying.follow(n)
+        chances, place, length = copying.chances(MOST_DRAFTS), copying._place, copying._length
+        assert chances == sorted(chances, reverse=True)
+        if place < 0:
+            assert naive(text, n) == (0, 0)
+            assert not chances
+            continue
+        assert 0 < place < n
+        assert text[place - length : place] == text[n - length : n]
+        assert all(0 < chance < 1 for chance in chances)
+        copying.ask(MOST_DRAFTS)
+        assert copying.answer(math.inf).tolist() == list(islice(cycle(text[place:n]), MOST_DRAFTS))
+
+
+@given(st.lists(st.integers(0, 99), min_size=3, max_size=50, unique=True))
+def test_a_text_that_repeats_itself_is_foreseen(period):
+    text = period * 3
+    ids = array("i", text[: len(period) + 1])
+    copying = Copying(ids)
+    for n in range(len(period) + 2, len(text)):
+        ids.append(text[n - 1])
+        copying.follow(n)
+        copying.ask(MOST_DRAFTS)
+        assert copying.answer(math.inf).tolist() == list(islice(cycle(period), n, n + MOST_DRAFTS))
 
 
 def test_a_replaced_token_does_not_end_a_copy():

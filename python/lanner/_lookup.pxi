@@ -18,12 +18,12 @@ cdef class Lookup:
     def find(self, int n):
         """The place before n with the longest text in front that ends the first n ids too, the last of such.
 
-        Returns (place, length): ids[place - length : place] == ids[n - length : n]. A length counts at most as
-        LONGEST_LOOK, of MOST_PLACES places; (0, 0) where not even the last two ids came before.
+        Returns (place, length): ids[place - length : place] == ids[n - length : n]. A length counts at most
+        as LONGEST_LOOK, of MOST_PLACES places; (0, 0) where not even the last two ids came before.
         n does not fall from call to call.
         """
         cdef int* ids = self.ids.data.as_ints
-        cdef int place, length, best = 0, longest = 1, n_looks = 0
+        cdef int place, length, most, best = 0, longest = 1, n_looks = 0
         if n > len(self.ids):
             raise ValueError(f"find: {n} ids, there are {len(self.ids)}")
         self._chain(n)
@@ -34,8 +34,8 @@ cdef class Lookup:
             n_looks += 1
             # Where it does not agree at the length to be beaten, it cannot be longer.
             if place > longest and ids[place - 1 - longest] == ids[n - 1 - longest]:
-                length = 2
-                while length < LONGEST_LOOK and length < place and ids[place - 1 - length] == ids[n - 1 - length]:
+                length, most = 2, min(LONGEST_LOOK, place)
+                while length < most and ids[place - 1 - length] == ids[n - 1 - length]:
                     length += 1
                 if length > longest:
                     best, longest = place, length
@@ -72,3 +72,13 @@ cdef class Lookup:
 
 cdef key_of_pair(const int* ids):
     return (<uint64_t><unsigned int>ids[0] << 32) | <unsigned int>ids[1]
+
+
+def n_alike(array.array a not None, array.array b not None):
+    """Leading ids that are the same in two arrays of int32."""
+    cdef Py_ssize_t i = 0, n = min(len(a), len(b))
+    cdef int* mine = a.data.as_ints
+    cdef int* theirs = b.data.as_ints
+    while i < n and mine[i] == theirs[i]:
+        i += 1
+    return i

@@ -22,8 +22,9 @@ cdef class StepViews:
         self.max_outputs, self.max_pages = step.max_outputs, step.max_pages
         self.n_groups = step.n_groups
         views = step.memoryviews()
-        self.token_ids, self.positions, self.token_seqs = views["token_ids"], views["positions"], views["token_seqs"]
-        self.seq_starts, self.kv_lens, self.output_rows = views["seq_starts"], views["kv_lens"], views["output_rows"]
+        self.token_ids, self.positions = views["token_ids"], views["positions"]
+        self.token_seqs, self.seq_starts = views["token_seqs"], views["seq_starts"]
+        self.kv_lens, self.output_rows = views["kv_lens"], views["output_rows"]
         self.block_tables, self.sampling = views["block_tables"], views["sampling"]
 
 
@@ -31,9 +32,10 @@ def fill_step(StepViews to not None, chunks):
     """Writes a step from chunks (sequence, start, n_tokens, n_outputs), in their order.
 
     A chunk computes n_tokens of its sequence from position start, where all before are cached, and wants
-    logits of the last n_outputs. Behind its `token_ids` come its `drafts`, if it has any. A sequence has `token_ids`, an `array("i")`, and `table`, a BlockTable;
-    `sampling`, a column of the step's array each but the last, of which the first is the temperature; and for
-    the last `uniform(position)`, asked only where the temperature is not 0.
+    logits of the last n_outputs. Behind its `token_ids` come its `drafts`, if it has any. A sequence has
+    `token_ids`, an `array("i")`, and `table`, a BlockTable; `sampling`, a column of the step's array each but
+    the last, of which the first is the temperature; and for the last `uniform(position)`, asked only where
+    the temperature is not 0.
     """
     cdef array.array ids, drafts, row
     cdef list rows
@@ -106,9 +108,9 @@ cdef check_chunk(StepViews to, array.array ids, array.array drafts, list rows, i
 def uniform(uint64_t seed, uint64_t sample_index, n_generated):
     """The number in [0, 1) that draws the token after `n_generated` others; a multiple of 2**-24.
 
-    A pure function of its arguments, so what is drawn depends on no neighbour, no order and no retry. The bits
-    are Philox4x64-10's, by Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011). n_generated
-    counts modulo 2**64: within a prompt, where nothing is drawn, it is negative.
+    A pure function of its arguments, so what is drawn depends on no neighbour, no order and no retry. The
+    bits are Philox4x64-10's, by Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
+    n_generated counts modulo 2**64: within a prompt, where nothing is drawn, it is negative.
     """
     cdef uint64_t c0 = PyLong_AsUnsignedLongLongMask(n_generated), c1 = sample_index, c2 = 0, c3 = 0
     cdef uint64_t k0 = seed, k1 = 0, high, low

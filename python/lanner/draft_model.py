@@ -9,6 +9,7 @@ import time
 from array import array
 from typing import TYPE_CHECKING
 
+from lanner._blocks import n_alike
 from lanner.sequence import NO_DRAFTS, Sequence
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Draft(Sequence):
     def ask(self, engine: Engine, ids: array[int], n_wanted: int) -> None:
         """Lets it compute ids and n_wanted tokens after them."""
         mine = self.token_ids
-        same = _n_alike(mine, ids)
+        same = n_alike(mine, ids)
         del mine[same:]
         mine.extend(ids[same:])
         self.n_same, self._n_made, self._n_wanted = same, 0, n_wanted
@@ -215,7 +216,7 @@ class DraftModel:
         return self._is_asked or self._draft.is_finished
 
     def _n_behind(self) -> int:
-        return len(self._ids) - _n_alike(self._draft.token_ids, self._ids)
+        return len(self._ids) - n_alike(self._draft.token_ids, self._ids)
 
     def ask(self, n_drafts: int) -> None:
         """See Drafter; where it is behind, it reads first."""
@@ -261,18 +262,6 @@ class DraftModel:
             self._engine.cancel(self._draft)
             with contextlib.suppress(RuntimeError):  # closed: all has been given back
                 self._engine.submit([self._draft])  # from its rest, to be ended
-
-
-def _n_alike(a: array[int], b: array[int]) -> int:
-    """Leading tokens that are the same."""
-    n = min(len(a), len(b))
-    if a[:n] == b[:n]:
-        return n
-    low, high = 0, n  # the first `low` are the same, the first `high` are not
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle)
-    return low
 
 
 def check_vocabulary(where: str, own: tuple[int, Tokenizer], other: tuple[int, Tokenizer]) -> None:
