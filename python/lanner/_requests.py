@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lanner.draft_model import Experience
     from lanner.drafts import Drafter
     from lanner.engine import Engine
+    from lanner.generation import TextDecoder
     from lanner.info import ModelInfo
     from lanner.prompts import PromptReader, TokenIds
     from lanner.result import Chunk
@@ -55,22 +57,30 @@ class Requests:
         params = self._settled(params, self._info.context - len(ids))
         rules = LogitRules(params, self.tokenizer, ids, end_ids)
         drafter = self._drafter(where, params.speculate)
-        generations: list[Generation] = []
-        for index in range(params.n):
-            generation = Generation(
-                ids,
-                params,
-                end_ids=end_ids,
-                decoder=self.tokenizer.stream(continues=not is_answer),
-                rules=rules.fork() if rules.is_needed else None,
-                index=index,
-                on_chunk=on_chunk,
-            )
+        stream = partial(self.tokenizer.stream, continues=not is_answer)
+        make = partial(Generation, ids, params, end_ids=end_ids, on_chunk=on_chunk)
+        generations = self._samples(make, params, end_ids, stream, rules)
+        for generation in generations:
             if drafter is not None:
                 generation.drafter = drafter(generation)
-            if index:
+            if generation is not generations[0]:
                 generation.follow(generations[0])
-            generations.append(generation)
+        return generations
+
+    def _samples(
+        self,
+        make: Callable[..., Generation],
+        params: SamplingParams,
+        end_ids: frozenset[int],
+        stream: Callable[[], TextDecoder],
+        rules: LogitRules,
+        forced_last_id: int | None = None,
+    ) -> list[Generation]:
+        """params.n of what `make` makes, each with its own stream and rules; a search where it has beams."""
+        generations = [
+            make(decoder=stream(), rules=rules.fork() if rules.is_needed else None, index=index)
+            for index in range(params.n)
+        ]
         if params.num_beams > 1:
             from lanner.beams import BeamSearch
 
@@ -78,9 +88,10 @@ class Requests:
                 generations,
                 params,
                 end_ids=end_ids,
-                decoder=self.tokenizer.stream(continues=not is_answer),
+                decoder=stream(),
                 rules=rules if rules.is_needed else None,
                 vocab_size=self._info.vocab_size,
+                forced_last_id=forced_last_id,
             )
         return generations
 

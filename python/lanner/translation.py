@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from lanner import _core
 from lanner._records import replace
-from lanner.beams import BeamSearch
 from lanner.generation import Generation
 from lanner.llm import Model
 from lanner.logit_rules import LogitRules
@@ -62,26 +62,26 @@ class Translation(Generation):
     def __init__(
         self,
         source: Source,
-        rules: TargetRules,
+        target_rules: TargetRules,
         params: SamplingParams,
         *,
         end_ids: frozenset[int],
         decoder: TextDecoder,
-        logit_rules: LogitRules | None = None,
+        rules: LogitRules | None = None,
         index: int = 0,
         on_chunk: Callable[[Chunk | None], None] | None = None,
     ) -> None:
         self.source = source
         source.serve(self)
-        self._forced_last_id = rules.forced_last_id if params.max_tokens else None
+        self._forced_last_id = target_rules.forced_last_id if params.max_tokens else None
         if self._forced_last_id is not None:
             params = replace(params, max_tokens=params.max_tokens - 1)
         super().__init__(
-            [rules.start_id],
+            [target_rules.start_id],
             params,
             end_ids=end_ids,
             decoder=decoder,
-            rules=logit_rules,
+            rules=rules,
             index=index,
             on_chunk=on_chunk,
         )
@@ -158,31 +158,10 @@ class Translator(Model):
         params = self._settled(params, self._info.context)
         source = Source(ids)
         rules = LogitRules(params, self.tokenizer, [self._rules.start_id], end_ids)
-        generations: list[Generation] = []
-        for index in range(params.n):
-            generations.append(
-                Translation(
-                    source,
-                    self._rules,
-                    params,
-                    end_ids=end_ids,
-                    decoder=self.tokenizer.stream(),
-                    logit_rules=rules.fork() if rules.is_needed else None,
-                    index=index,
-                    on_chunk=on_chunk,
-                )
-            )
-        if params.num_beams > 1:
-            BeamSearch(
-                generations,
-                params,
-                end_ids=end_ids,
-                decoder=self.tokenizer.stream(),
-                rules=rules if rules.is_needed else None,
-                vocab_size=self._info.vocab_size,
-                forced_last_id=self._rules.forced_last_id,
-            )
-        return generations
+        make = partial(Translation, source, self._rules, params, end_ids=end_ids, on_chunk=on_chunk)
+        return self._samples(
+            make, params, end_ids, self.tokenizer.stream, rules, forced_last_id=self._rules.forced_last_id
+        )
 
     def _drafting_engine(self, where: str) -> NoReturn:
         """Raises ValueError: its targets belong to sources."""
