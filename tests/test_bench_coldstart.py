@@ -34,6 +34,7 @@ def test_parts_add_up_to_the_process(tiny: Path) -> None:
             assert sum(parts) == pytest.approx(seconds) or start.parts["exit"][index] == 0
         assert min(start.parts["import"]) > 0.001 and min(start.parts["first token"]) > 0
         assert min(start.peak_bytes) > 5e6
+        assert start.first_close_s is not None and 0 < start.first_close_s < start.first_s
 
 
 def test_the_command(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +53,14 @@ def test_the_command(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]
     assert cli.main(command) == 0
     shown = capsys.readouterr().out
-    for title in (*PARTS, "whole process", "peak memory", "packed anew", "tiny.gguf, 1 threads"):
+    for title in (
+        *PARTS,
+        "whole process",
+        "close of that",
+        "peak memory",
+        "packed anew",
+        "tiny.gguf, 1 threads",
+    ):
         assert title in shown
     found = json.loads(file.read_text())
     assert [each["model"] for each in found] == [str(tiny), str(tiny)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +62,7 @@ def is_used(path: Path) -> bool:
 def test_kept_weights_give_the_same_bits(path: Path, n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANNER_KEEP_PACKED", "0")
     wanted = logits(path)
-    assert not (path.parent / "cache" / "packed").exists()
+    assert not (path.parent / "cache").exists()
     monkeypatch.delenv("LANNER_KEEP_PACKED")
     assert np.array_equal(logits(path, n_threads), wanted)  # packs, and keeps when it is closed
     assert [file.name for file in kept_of(path).parent.iterdir()] == [kept_of(path).name]
@@ -142,9 +141,14 @@ def test_what_is_not_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept_path(open_checkpoint(path)) is None
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing(path: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_costs_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "cache").write_text("a file in the place of the folder")
-    assert np.array_equal(logits(path), logits(path))
+    found = [logits(path), logits(path)]
+    monkeypatch.setenv("LANNER_KEEP_PACKED", "0")
+    wanted = logits(path)
+    assert all(np.array_equal(each, wanted) for each in found)
 
 
 def test_the_oldest_make_room(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,18 +192,6 @@ def test_weights_that_are_not_kept_are_packed_beside_those_that_are(path: Path) 
     assert not packer._packer.is_complete
     assert all(np.array_equal(a, b) for a, b in zip(first, third, strict=False))
     assert all(np.array_equal(a, b) for a, b in zip(second, third[1:], strict=True))
-
-
-def test_a_child_after_fork_closes_the_model(path: Path) -> None:
-    """The threads that packed are not in the child, which nevertheless ends what they were part of."""
-    decoder = opened(path)
-    if (pid := os.fork()) == 0:
-        signal.alarm(20)
-        decoder.keep()
-        del decoder
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert is_used(path)
 
 
 def test_checksums_tell_bytes_apart() -> None:

@@ -102,6 +102,9 @@ Raises OSError (FileNotFoundError, IsADirectoryError, ...), ModelFileError for a
       })
       .def_property_readonly("path", [](const MappedFile& file) { return python_path(file.path()); })
       .def_property_readonly("n_bytes", &MappedFile::n_bytes)
+      .def_property_readonly("state", &MappedFile::state,
+                             "Tells the file, as it was opened, from others and from what it becomes when "
+                             "it is written to.")
       .def("range", &range, py::arg("offset"), py::arg("n_bytes"),
            "A read-only memoryview of bytes of the file. Raises ModelFileError past its end.")
       .def(

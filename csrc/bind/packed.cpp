@@ -1,6 +1,8 @@
 // Packed weights: made of arrays, and of ranges of mapped files whose pages go back as they are packed.
 #include "ops/packed.h"
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <atomic>
 #include <limits>
@@ -60,17 +62,13 @@ bool pack_quantized(const Part& part, const Segment& segment, int begin, int end
 // A weight whose panels are being packed in slices, by any thread.
 class Packing {
  public:
-  // `kept` may have the panels already.
-  Packing(std::vector<Part> parts, std::shared_ptr<Arena> arena,
-          std::shared_ptr<const BlobFile> kept = nullptr)
+  // `kept` may have the panels already, and then has them for no other.
+  Packing(std::vector<Part> parts, std::shared_ptr<Arena> arena, std::shared_ptr<BlobFile> kept = nullptr)
       : parts_(std::move(parts)) {
     std::vector<PackSource> sources;
     for (const Part& part : parts_) sources.push_back(part.stored), sources.back().format = part.format;
-    std::span<std::byte> found;
-    if (kept) found = kept->find(key());
-    is_kept_ = !found.empty();
-    weight_ = std::make_shared<PackedWeight>(
-        lay_out(sources, is_kept_ ? nullptr : std::move(arena), found, is_kept_ ? std::move(kept) : nullptr));
+    const std::span<std::byte> found = kept ? kept->take(key()) : std::span<std::byte>();
+    weight_ = std::make_shared<PackedWeight>(lay_out(sources, std::move(arena), found, std::move(kept)));
     for (size_t i = 0; i < parts_.size(); ++i)
       for (int begin = 0; begin < weight_->segments[i].n_panels; begin += panels_per_slice(i))
         slices_.push_back({i, begin});
@@ -78,7 +76,7 @@ class Packing {
 
   int n_slices() const { return static_cast<int>(slices_.size()); }
   const std::shared_ptr<PackedWeight>& weight() const { return weight_; }
-  bool is_kept() const { return is_kept_; }
+  bool is_kept() const { return weight_->owner != nullptr; }
 
   // All that the panels depend on but the bytes of the files.
   std::string key() const {
@@ -135,7 +133,6 @@ class Packing {
 
   const std::vector<Part> parts_;
   std::shared_ptr<PackedWeight> weight_;
-  bool is_kept_ = false;
   std::vector<Slice> slices_;
   std::atomic<int> bad_part_{-1};
 };
@@ -168,23 +165,27 @@ class Packer {
 
   // (index of the weight, counted as they came; what is wrong) of those that hold what is not finite.
   std::vector<std::pair<size_t, std::string>> finish() {
+    const auto packings = std::exchange(packings_, {});
+    if (packings.empty()) return {};
     ReleasedGil unlocked;
     threads_.finish();
-    is_complete_ = kept_ != nullptr;
-    for (const auto& packing : packings_) is_complete_ &= packing->is_kept();
+    is_complete_ = kept_ && (packed_.empty() || is_complete_);
+    for (const auto& packing : packings) is_complete_ &= packing->is_kept();
     if (kept_ && kept_->is_damaged()) {
       kept_->replace();
+      kept_.reset();  // what comes later is packed elsewhere
       is_complete_ = false;
-      for (const auto& packing : packings_)
+      for (const auto& packing : packings)
         if (packing->is_kept()) add_slices(packing);
       threads_.finish();
     }
     std::vector<std::pair<size_t, std::string>> errors;
-    for (size_t i = 0; i < packings_.size(); ++i) {
-      if (std::string error = packings_[i]->error(); !error.empty()) errors.emplace_back(i, std::move(error));
-      packed_.emplace_back(packings_[i]->key(), packings_[i]->weight());
+    for (size_t i = 0; i < packings.size(); ++i) {
+      if (std::string error = packings[i]->error(); !error.empty())
+        errors.emplace_back(i, std::move(error));
+      else
+        packed_.emplace_back(packings[i]->key(), packings[i]->weight());
     }
-    packings_.clear();
     return errors;
   }
 
@@ -193,6 +194,7 @@ class Packer {
   const std::shared_ptr<BlobFile>& kept() const { return kept_; }
 
   void keep() const {
+    if (packed_.empty()) return;
     ReleasedGil unlocked;
     std::vector<Blob> blobs;
     for (const auto& [key, w] : packed_) blobs.push_back({key, {w->segments[0].data, w->n_bytes}});
@@ -262,10 +264,22 @@ std::shared_ptr<PackedWeight> pack_files(const std::vector<RangeTuple>& tuples, 
     }
     parts.push_back(part);
   }
+  check(!packer || arrays.empty(), "pack: a packer takes files alone: an array may change meanwhile");
   auto packing =
       std::make_shared<Packing>(std::move(parts), std::move(arena), packer ? packer->kept() : nullptr);
-  check(!packer || arrays.empty(), "pack: a packer takes files alone: an array may change meanwhile");
   return packer ? packer->pack(std::move(packing)) : pack_now(packing, n_threads);
+}
+
+// The state of the file that this code was loaded from, as it was then: another may take its place while the
+// process runs. Empty where it is not found.
+std::string library_state() {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<const void*>(&bind_packed), &info) == 0 || !info.dli_fname) return "";
+  try {
+    return MappedFile(info.dli_fname).state();
+  } catch (const std::runtime_error&) {
+    return "";
+  }
 }
 
 std::vector<std::string> formats_of(const PackedWeight& w) {
@@ -329,6 +343,7 @@ that came since the last call.)")
                              "Whether the file had all of what finish() waited for, undamaged.")
       .def("keep", &Packer::keep,
            "Writes all that was packed to the file, at once or not at all. Raises OSError.");
+  m.attr("LIBRARY_STATE") = library_state();
 
   m.def(
       "checksum",

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -22,6 +23,8 @@ namespace {
 constexpr size_t kSlice = size_t{4} << 20;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kAlignment = 64;
+// Of an index, a hundred times what that of 4 GB takes: what states more does not get the memory for it.
+constexpr size_t kMostIndexBytes = size_t{16} << 20;
 
 struct Trailer {
   char magic[8] = {'l', 'a', 'n', 'n', 'e', 'r', 'p', '1'};
@@ -72,18 +75,30 @@ bool read_at(int fd, size_t offset, std::span<std::byte> to) {
   return true;
 }
 
+// A regular file of the user who asks. Its size goes to `n_bytes`.
+bool is_ours(int fd, size_t* n_bytes = nullptr) {
+  struct stat status{};
+  if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_uid != ::geteuid()) return false;
+  if (n_bytes) *n_bytes = static_cast<size_t>(status.st_size);
+  return true;
+}
+
 // Writes one piece after the other in slices that begin at multiples of their size: a file system that has
 // large pages then gives large ones.
 class Writer {
  public:
-  explicit Writer(std::string path) : path_(std::move(path)) {
-    fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd_ < 0) throw FileError(errno, path_);
+  // A file of its own, that nobody else reads or can have put there: PATH.*.tmp.
+  explicit Writer(const std::string& path) : path_(path + ".XXXXXX.tmp") {
     buffer_.reserve(kSlice);
+    fd_ = ::mkostemps(path_.data(), 4, O_CLOEXEC);
+    if (fd_ < 0) throw FileError(errno, path);
+    if (is_ours(fd_)) return;
+    ::close(fd_), ::unlink(path_.c_str());
+    throw FileError(EPERM, path);  // on a file system that gives files to others: nobody would read it
   }
   ~Writer() {
     if (fd_ >= 0) ::close(fd_);
-    ::unlink(path_.c_str());  // what was renamed is not found
+    if (!is_renamed_) ::unlink(path_.c_str());
   }
 
   void add(std::span<const std::byte> bytes) {
@@ -106,6 +121,7 @@ class Writer {
     if (!buffer_.empty()) flush();
     if (::close(std::exchange(fd_, -1)) != 0 || std::rename(path_.c_str(), path.c_str()) != 0)
       throw FileError(errno, path_);
+    is_renamed_ = true;
   }
 
  private:
@@ -123,6 +139,7 @@ class Writer {
 
   std::string path_;
   int fd_ = -1;
+  bool is_renamed_ = false;
   std::vector<std::byte> buffer_;
   std::vector<uint64_t> sums_;
   size_t written_ = 0;
@@ -152,14 +169,10 @@ uint64_t checksum(std::span<const std::byte> bytes) {
 }
 
 std::unique_ptr<BlobFile> BlobFile::open(const std::string& path, std::string_view subject) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return nullptr;
-  struct stat status{};
+  const Descriptor opened(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW));
+  size_t n_bytes = 0;
   std::unique_ptr<BlobFile> file(new BlobFile);
-  const bool ok = ::fstat(fd, &status) == 0 && S_ISREG(status.st_mode) &&
-                  file->read(fd, static_cast<size_t>(status.st_size), subject);
-  ::close(fd);
-  return ok ? std::move(file) : nullptr;
+  return is_ours(opened.fd, &n_bytes) && file->read(opened.fd, n_bytes, subject) ? std::move(file) : nullptr;
 }
 
 bool BlobFile::read(int fd, size_t n_bytes, std::string_view subject) {
@@ -169,7 +182,8 @@ bool BlobFile::read(int fd, size_t n_bytes, std::string_view subject) {
       !read_at(fd, n_bytes - sizeof trailer, std::as_writable_bytes(std::span(&trailer, 1))))
     return false;
   const size_t room = n_bytes - sizeof trailer;
-  if (std::memcmp(trailer.magic, wanted.magic, sizeof wanted.magic) != 0 || trailer.index_bytes > room ||
+  if (std::memcmp(trailer.magic, wanted.magic, sizeof wanted.magic) != 0 ||
+      trailer.index_bytes > std::min(room, kMostIndexBytes) ||
       trailer.data_bytes != room - trailer.index_bytes || trailer.data_bytes == 0)
     return false;
   std::vector<std::byte> index(trailer.index_bytes);
@@ -178,10 +192,12 @@ bool BlobFile::read(int fd, size_t n_bytes, std::string_view subject) {
   if (cursor.text() != subject) return false;
   n_bytes_ = trailer.data_bytes;
   for (size_t i = 0; i < n_slices_of(n_bytes_) && cursor.ok; ++i) sums_.push_back(cursor.number());
-  while (cursor.ok && !cursor.left.empty()) {
+  for (uint64_t end = 0; cursor.ok && !cursor.left.empty();) {
     std::string key = cursor.text();
     const uint64_t offset = cursor.number(), size = cursor.number();
-    if (offset > n_bytes_ || size > n_bytes_ - offset || offset % kAlignment != 0) return false;
+    if (offset < end || offset > n_bytes_ || size > n_bytes_ - offset || offset % kAlignment != 0)
+      return false;
+    end = offset + size;
     index_.emplace(std::move(key), std::pair{offset, size});
   }
   if (!cursor.ok) return false;
@@ -200,10 +216,10 @@ BlobFile::~BlobFile() {
   if (reserved_) munmap(reserved_, n_reserved_);
 }
 
-std::span<std::byte> BlobFile::find(const std::string& key) const {
-  const auto found = index_.find(key);
-  if (found == index_.end()) return {};
-  return {data_ + found->second.first, found->second.second};
+std::span<std::byte> BlobFile::take(const std::string& key) {
+  const auto found = index_.extract(key);
+  if (found.empty()) return {};
+  return {data_ + found.mapped().first, found.mapped().second};
 }
 
 void BlobFile::check_slice(size_t slice) {
@@ -219,7 +235,7 @@ void BlobFile::replace() {
 }
 
 void write_blobs(const std::string& path, std::string_view subject, const std::vector<Blob>& blobs) {
-  Writer writer(cat(path, ".", ::getpid(), ".tmp"));
+  Writer writer(path);
   std::string places;
   for (const Blob& blob : blobs) {
     writer.align();

@@ -2,7 +2,7 @@
 // every slice has a checksum, so that a damaged one is found before it is used.
 //
 // The blobs come first, from offset 0 on, each at a multiple of 64: pages of 2 MB of the file can then be
-// mapped as such. Then the checksums of the slices, the subject, the index, and a trailer that finds them.
+// mapped as such. Then the subject, the checksums of the slices, the index, and a trailer that finds them.
 #pragma once
 
 #include <atomic>
@@ -25,16 +25,20 @@ struct Blob {
   std::span<const std::byte> bytes;
 };
 
+// As with MappedFile, another process that shortens the file takes pages away that are then read: files of
+// this kind belong to the user, are written under another name, and are replaced, never rewritten.
 class BlobFile {
  public:
-  // nullptr where there is no such file, or it is not of this subject, or its index contradicts itself.
+  // nullptr where there is no such file, or it is a link, another user's or not of this subject, or its index
+  // contradicts itself.
   static std::unique_ptr<BlobFile> open(const std::string& path, std::string_view subject);
   BlobFile(const BlobFile&) = delete;
   BlobFile& operator=(const BlobFile&) = delete;
   ~BlobFile();
 
-  // Bytes of a blob, not yet checked; empty where there is none. They are read-only until replace().
-  std::span<std::byte> find(const std::string& key) const;
+  // Bytes of a blob that was not taken yet, not yet checked; empty where there is none. They are read-only
+  // until replace().
+  std::span<std::byte> take(const std::string& key);
 
   // Slices may be checked in any order, by several threads.
   size_t n_slices() const { return sums_.size(); }
@@ -52,7 +56,7 @@ class BlobFile {
   std::byte* data_ = nullptr;      // of the blobs, at a multiple of 2 MB
   size_t n_reserved_ = 0, n_bytes_ = 0;
   std::vector<uint64_t> sums_;
-  std::unordered_map<std::string, std::pair<uint64_t, uint64_t>> index_;  // offset, size
+  std::unordered_multimap<std::string, std::pair<uint64_t, uint64_t>> index_;  // offset, size; not yet taken
   std::atomic<bool> is_damaged_{false};
 };
 

@@ -15,10 +15,15 @@
 namespace lanner {
 namespace {
 
-struct Descriptor {
-  int fd;
-  ~Descriptor() { ::close(fd); }
-};
+std::string state_of(const struct stat& s) {
+#ifdef __APPLE__
+  const timespec &written = s.st_mtimespec, &changed = s.st_ctimespec;
+#else
+  const timespec &written = s.st_mtim, &changed = s.st_ctim;
+#endif
+  return cat(s.st_size, " ", written.tv_sec, ".", written.tv_nsec, " ", changed.tv_sec, ".", changed.tv_nsec,
+             " ", s.st_dev, " ", s.st_ino);
+}
 
 std::string shown_path(std::string_view path) { return printable(path, path.size()); }
 
@@ -40,9 +45,13 @@ FileError::FileError(int number, std::string name)
       error_number(number),
       path(std::move(name)) {}
 
+Descriptor::~Descriptor() {
+  if (fd >= 0) ::close(fd);
+}
+
 MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
   // Without O_NONBLOCK, opening a pipe would wait for a writer.
-  const Descriptor file{::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  const Descriptor file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat status{};
   if (file.fd < 0 || ::fstat(file.fd, &status) != 0) throw FileError(errno, path_);
   if (S_ISDIR(status.st_mode)) throw FileError(EISDIR, path_);
@@ -54,15 +63,18 @@ MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
   if (data == MAP_FAILED) throw FileError(errno, path_);
   data_ = static_cast<const std::byte*>(data);
   n_bytes_ = n_bytes;
+  state_ = state_of(status);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
+      state_(std::move(other.state_)),
       data_(std::exchange(other.data_, nullptr)),
       n_bytes_(std::exchange(other.n_bytes_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
+  std::swap(state_, other.state_);
   std::swap(data_, other.data_);
   std::swap(n_bytes_, other.n_bytes_);
   return *this;

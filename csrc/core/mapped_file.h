@@ -17,6 +17,16 @@ struct FileError : std::runtime_error {
   std::string path;
 };
 
+// Closes it. -1, which open() returns for an error, is none.
+struct Descriptor {
+  explicit Descriptor(int number) : fd(number) {}
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor();
+
+  const int fd;
+};
+
 // Pages come in when they are touched and go back to the page cache on release(). Another process that
 // shortens the file while it is mapped takes the pages away: model files are replaced, never rewritten.
 class MappedFile {
@@ -28,6 +38,9 @@ class MappedFile {
   ~MappedFile();
 
   const std::string& path() const { return path_; }
+  // Of the file as it was opened: size, times of the last change of its bytes and of anything about it, and
+  // which file it is. Whoever changes the bytes can set the first time back, but not the second.
+  const std::string& state() const { return state_; }
   const std::byte* data() const { return data_; }
   size_t n_bytes() const { return n_bytes_; }
   std::span<const std::byte> bytes() const { return {data_, n_bytes_}; }
@@ -38,7 +51,7 @@ class MappedFile {
   void release(const std::byte* begin, size_t n_bytes) const;
 
  private:
-  std::string path_;
+  std::string path_, state_;
   const std::byte* data_ = nullptr;
   size_t n_bytes_ = 0;
 };

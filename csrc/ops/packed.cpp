@@ -41,10 +41,9 @@ PackedWeight lay_out(const std::vector<PackSource>& sources, std::shared_ptr<Are
   }
   w.n = static_cast<int32_t>(n);
   // Kernels prefetch past the end; what they touch there need not exist, prefetches never fault.
-  check(given.empty() || given.size() == w.n_bytes, "pack: ", given.size(), " bytes are given, wanted ",
-        w.n_bytes);
-  std::byte* at = !given.empty() ? given.data() : arena ? arena->take(w.n_bytes) : nullptr;
-  if (!given.empty()) {
+  const bool is_given = given.size() == w.n_bytes;
+  std::byte* at = is_given ? given.data() : arena ? arena->take(w.n_bytes) : nullptr;
+  if (is_given) {
     w.owner = std::move(owner);
   } else if (at) {
     w.arena = std::move(arena);

@@ -174,7 +174,7 @@ struct PackSource {
 };
 
 // Checks the sources and takes the memory of their fused weight, from the arena as long as that has room; its
-// panels are still to be packed. `given` has them already, and lives as long as its owner; empty: nothing is.
+// panels are still to be packed. `given` has them already, if of their size; it lives as long as its owner.
 PackedWeight lay_out(const std::vector<PackSource>& sources, std::shared_ptr<Arena> arena = nullptr,
                      std::span<std::byte> given = {}, std::shared_ptr<const void> owner = nullptr);
 

@@ -54,14 +54,27 @@ def _try_lock(fd: int) -> bool:
 
 
 @contextlib.contextmanager
-def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Holds the lock file `path`, alone among processes and threads; calls `waiting` until it is free."""
+def _opened(path: Path) -> Iterator[int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
     try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Holds the lock file `path`, alone among processes and threads; calls `waiting` until it is free."""
+    with _opened(path) as fd:
         while not _try_lock(fd):
             waiting()
             time.sleep(_LOCK_POLL_S)
         yield
-    finally:
-        os.close(fd)
+
+
+@contextlib.contextmanager
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """Like `locked`, without waiting: gives whether the lock is held."""
+    with _opened(path) as fd:
+        yield _try_lock(fd)

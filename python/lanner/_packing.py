@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from lanner import _core
+from lanner._cache import cache_folder, locked_if_free
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,10 @@ class WeightPacker:
     def __init__(self, checkpoint: Checkpoint, n_threads: int, *, keeps: bool = False) -> None:
         self._path = checkpoint.path
         self._n_threads = n_threads
+        self._n_bytes = checkpoint.n_bytes
         self._kept = kept_path(checkpoint) if keeps else None
+        self._found = _file_number(self._kept)
+        self._pid = os.getpid()
         # Packed weights are as large as the file's, but for rows that are padded to whole panels.
         self._arena = _core.Arena(checkpoint.n_bytes + checkpoint.n_bytes // 16)
         if self._kept is None:
@@ -66,20 +70,35 @@ class WeightPacker:
     def wait(self) -> None:
         """Returns once all weights are packed; ModelFileError for one that holds what is not finite."""
         names, self._names = self._names, []
+        kept, self._kept = self._kept, None  # of a model that is refused here, nothing is
         for index, error in self._packer.finish():
             raise self._error(names[index], error)
-        if self._kept is not None and self._packer.is_complete:
+        self._kept = kept
+        if kept is not None and self._packer.is_complete:
             with contextlib.suppress(OSError):
-                os.utime(self._kept)
+                os.utime(kept)
 
     def keep(self) -> None:
-        """Writes what was packed to the cache folder, unless that has it; what fails costs only time."""
-        if self._kept is None or self._packer.is_complete:
+        """Writes what was packed to the cache folder, unless that has it; what fails costs only time.
+
+        Nothing in a child after fork, nor while another process writes to the folder, nor where another has
+        written the same since this one looked.
+        """
+        if self._kept is None or self._packer.is_complete or os.getpid() != self._pid:
             return
-        with contextlib.suppress(OSError):
-            self._kept.parent.mkdir(parents=True, exist_ok=True)
-            make_room(self._kept, os.path.getsize(self._path))
-            self._packer.keep()
+        folder = self._kept.parent
+        with (
+            contextlib.suppress(OSError, MemoryError),
+            locked_if_free(folder.with_suffix(".lock")) as is_locked,
+        ):
+            if not is_locked or _file_number(self._kept) not in (None, self._found):
+                return
+            folder.mkdir(mode=0o700, exist_ok=True)
+            for abandoned in folder.glob("*.tmp"):  # by a process that was killed: nobody else writes now
+                abandoned.unlink()
+            if free_bytes(folder) >= 2 * self._n_bytes:
+                self._packer.keep()
+                make_room(self._kept)
 
     def _error(self, names: str, error: str) -> _core.ModelFileError:
         return _core.ModelFileError(f"{self._path}: tensor {names}: {error}")
@@ -93,34 +112,44 @@ def kept_path(checkpoint: Checkpoint) -> Path | None:
     wanted = os.environ.get("LANNER_KEEP_PACKED", "1") != "0"
     if not wanted or checkpoint.gguf is None or not LEAST_BYTES <= checkpoint.n_bytes <= MOST_BYTES // 2:
         return None
-    from lanner._cache import cache_folder
-
-    path = os.path.abspath(checkpoint.path)
-    name = f"{os.path.basename(path)[:80]}-{_core.checksum(os.fsencode(path)):016x}"
-    return cache_folder() / "packed" / name
+    if not _core.LIBRARY_STATE:
+        return None
+    try:
+        path = os.path.abspath(checkpoint.path)
+        folder = cache_folder() / f"packed-{os.geteuid()}"  # what others have written is not used
+    except (OSError, RuntimeError):  # there is no current folder any more, or no home
+        return None
+    return folder / f"{os.path.basename(path)[:80]}-{_core.checksum(os.fsencode(path)):016x}"
 
 
 def _subject(checkpoint: Checkpoint) -> str:
-    """What packed weights depend on: the files by size, time and headers, and this build of the library."""
-    files = {tensor.file.path: tensor for tensor in checkpoint.tensors.values()}
-    lines = [_stated(_core.__file__)]
-    for path in sorted(files):
-        file = files[path].file
+    """What packed weights depend on: the files as they were mapped, and the library as it was loaded."""
+    files = {tensor.file.path: tensor.file for tensor in checkpoint.tensors.values()}
+    lines = [_core.LIBRARY_STATE]
+    for path, file in sorted(files.items()):
         n_header = min(tensor.offset for tensor in checkpoint.tensors.values() if tensor.file.path == path)
-        lines.append(f"{_stated(path)} {_core.checksum(file.range(0, n_header)):016x}")
+        lines.append(f"{file.state} {_core.checksum(file.range(0, n_header)):016x}")
     return "\n".join(lines)
 
 
-def _stated(path: str) -> str:
-    status = os.stat(path)
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+def _file_number(path: Path | None) -> int | None:
+    try:
+        return path.stat().st_ino if path is not None else None
+    except OSError:
+        return None
 
 
-def make_room(path: Path, n_bytes: int) -> None:
-    """Removes kept weights, those used longest ago first, until `path` with n_bytes would fit."""
-    others = [(other.stat().st_mtime, other.stat().st_size, other) for other in path.parent.iterdir()]
-    total = n_bytes
-    for _, size, other in sorted(others, reverse=True):
-        total += size if other != path else 0
+def free_bytes(folder: Path) -> int:
+    """That the user may write; what is kept leaves as much again as it takes."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def make_room(newest: Path) -> None:
+    """Removes kept weights beside the newest ones, those used longest ago first, until all are few enough."""
+    others = [(other.stat().st_mtime, other) for other in newest.parent.iterdir() if other != newest]
+    total = newest.stat().st_size
+    for _, other in sorted(others, reverse=True):
+        total += other.stat().st_size
         if total > MOST_BYTES:
-            other.unlink(missing_ok=True)
+            other.unlink()

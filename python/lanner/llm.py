@@ -48,8 +48,8 @@ def load(
 ) -> Model:
     """Opens a model.
 
-    Packed weights of a GGUF file are brought to the cache folder when the model is closed, and mapped the
-    next time; with LANNER_KEEP_PACKED=0 in the environment they are packed each time.
+    Packed weights of a GGUF file without `quantize` are brought to the cache folder when the model is closed,
+    and mapped the next time; with LANNER_KEEP_PACKED=0 in the environment they are packed each time.
 
     Args:
         model: path of a GGUF file (any part of a split one) or of a Hugging Face folder with safetensors, or
@@ -149,7 +149,11 @@ class Model(Scores, Profiled, TextReader):
         return self._engine is None
 
     def close(self) -> None:
-        """Ends what still runs, as cancelled, and frees the memory. Closing again does nothing."""
+        """Ends what still runs, as cancelled, and frees the memory. Closing again does nothing.
+
+        Weights that are to be kept are written first, once for a file: up to 4 GB, as fast as the disk takes
+        them, which Ctrl-C does not cut short. So it is when a model is dropped or the interpreter ends.
+        """
         self._engine = None
         self._finalizer()
 

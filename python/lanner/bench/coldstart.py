@@ -18,12 +18,23 @@ from typing import Any
 from lanner.bench.first_token import FIRST_TOKEN
 from lanner.bench.whole_process import WholeProcess, run_whole
 
-SCHEMA = 1
+SCHEMA = 2
 """Of the JSON file; another number when a field changes its meaning."""
 
-PARTS = ("Python", "import", "open", "program", "tokenizer", "packing", "engine", "first token", "exit")
+PARTS = (
+    "Python",
+    "import",
+    "open",
+    "program",
+    "tokenizer",
+    "packing",
+    "engine",
+    "first token",
+    "close",
+    "exit",
+)
 """In their order. `program`: sizes, names and memory of weights, instructions; `packing`: what is left of it
-when the tokenizer is read, before which it went on beside."""
+when the tokenizer is read, before which it went on beside; `close` writes packed weights that are new."""
 
 MARKED = """
 import sys, time
@@ -50,6 +61,7 @@ with lanner.load(sys.argv[1], threads=int(sys.argv[2])) as model:
     mark("engine")
     next(iter(stream))
     mark("first token")
+mark("close")
 print(" ".join(f"{part.replace(' ', '_')}={at!r}" for part, at in marks), flush=True)
 """
 """A program that prints when its parts were done. argv: model file, threads, prompt."""
@@ -59,11 +71,13 @@ print(" ".join(f"{part.replace(' ', '_')}={at!r}" for part, at in marks), flush=
 class Start:
     """The processes of one model in one state: `parts` has the seconds of each part, an item for each run.
 
-    `first_s` is the very first run, which is not among them.
+    `first_s` is the very first run, which is not among them, and `first_close_s` what closing the model took
+    of it, the writing of packed weights where they were not kept yet; None of a peer.
     """
 
     title: str
     first_s: float
+    first_close_s: float | None = None
     seconds: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
     peak_bytes: list[int] = field(default_factory=list)
@@ -122,7 +136,8 @@ def measure(
     starts = []
     for title, run in kinds:
         tell(f"{title}, first run")
-        starts.append(Start(title, run()[0].seconds))
+        first, parts = run()
+        starts.append(Start(title, first.seconds, parts["close"] if parts else None))
     for index in range(n_runs):
         tell(f"run {index + 1} of {n_runs}")
         for start, (_, run) in zip(starts, kinds, strict=True):

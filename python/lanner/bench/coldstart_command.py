@@ -64,6 +64,8 @@ def table(found: ColdStart) -> Table:
     made.add_row("whole process", *wholes)
     made.add_row("its fastest run", *(f"{1e3 * min(start.seconds):.0f} ms" for start in found.starts))
     made.add_row("its very first run", *(f"{1e3 * start.first_s:.0f} ms" for start in found.starts))
+    closes = [start.first_close_s for start in found.starts]
+    made.add_row("close of that", *("" if close is None else f"{1e3 * close:.0f} ms" for close in closes))
     made.add_row("processor time", *(f"{1e3 * statistics.median(s.cpu_s):.0f} ms" for s in found.starts))
     made.add_row("share of it", *(f"{ours / start.median_s():.2f}" for start in found.starts))
     made.add_row("peak memory", *(_memory(start, found.file_bytes) for start in found.starts))
