@@ -71,6 +71,10 @@ def test_errors_come_before_anything_runs(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["bench", "coldstart", str(tmp_path / "none.gguf")]) == 1
+    (tmp_path / "bad.gguf").write_bytes(b"garbage")
+    capsys.readouterr()
+    assert cli.main(["bench", "coldstart", str(tiny), str(tmp_path / "bad.gguf")]) == 1
+    assert capsys.readouterr().err.endswith("is not a GGUF file: it starts with 'garb', wanted 'GGUF'\n")
     assert cli.main(["bench", "coldstart", str(tiny), "--json", str(tmp_path / "none" / "a.json")]) == 1
     assert "no such folder" in capsys.readouterr().err
 

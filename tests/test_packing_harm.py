@@ -262,3 +262,12 @@ def test_a_relative_path_is_kept_after_chdir(path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir("/")
     decoder.keep()
     assert is_used(path)
+
+
+@pytest.mark.parametrize("value", ["", "no", "2"])
+def test_a_setting_that_is_neither_on_nor_off(
+    path: Path, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANNER_KEEP_PACKED", value)
+    with pytest.raises(ValueError, match=f"LANNER_KEEP_PACKED is '{value}', wanted 0 or 1"):
+        lanner.load(path)

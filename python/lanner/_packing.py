@@ -109,8 +109,10 @@ def kept_path(checkpoint: Checkpoint) -> Path | None:
 
     One place for each path of a model: what is kept of a file that is gone makes room for its successor.
     """
-    wanted = os.environ.get("LANNER_KEEP_PACKED", "1") != "0"
-    if not wanted or checkpoint.gguf is None or not LEAST_BYTES <= checkpoint.n_bytes <= MOST_BYTES // 2:
+    wanted = os.environ.get("LANNER_KEEP_PACKED", "1")
+    if wanted not in ("0", "1"):
+        raise ValueError(f"load: LANNER_KEEP_PACKED is {wanted!r:.80}, wanted 0 or 1")
+    if wanted == "0" or checkpoint.gguf is None or not LEAST_BYTES <= checkpoint.n_bytes <= MOST_BYTES // 2:
         return None
     if not _core.LIBRARY_STATE:
         return None

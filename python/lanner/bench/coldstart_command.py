@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import lanner
 from lanner._threads import default_threads
 from lanner.bench import report
 from lanner.bench.coldstart import PARTS, ColdStart, Start, measure
@@ -24,6 +25,8 @@ def bench_coldstart(args: argparse.Namespace) -> int:
     peer_python = peer_interpreter(args.peer_python) if args.vs else None
     n_threads = args.threads or default_threads()[0]
     found, screen = [], report.console()
+    for path in args.paths:  # what a child would fail with, in one line
+        lanner.estimate(path)
     for path in args.paths:
         with status(path.name) as tell:
             found.append(
