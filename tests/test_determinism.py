@@ -232,7 +232,7 @@ class Told:
     def __init__(self, ids: array[int], answer: list[int]) -> None:
         self._ids, self._answer, self._n_prompt, self._n_asked = ids, answer, len(ids), 0
 
-    def follow(self) -> None:
+    def follow(self, turn: int) -> None:
         pass
 
     def chances(self, n_most: int) -> list[float]:
@@ -241,7 +241,7 @@ class Told:
     def ask(self, n_drafts: int) -> None:
         self._n_asked = n_drafts
 
-    def answer(self) -> array[int]:
+    def answer(self, deadline_s: float) -> array[int]:
         at = len(self._ids) - self._n_prompt
         guessed = self._answer[at : at + self._n_asked]
         return array("i", [id + 1 if (at + i) % 3 == 2 else id for i, id in enumerate(guessed)])
