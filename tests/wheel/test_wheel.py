@@ -91,7 +91,9 @@ def test_what_is_inside(wheel: Path) -> None:
     package = [name for name in names if name.startswith("lanner/")]
     about = f"lanner-{wheel.stem.split('-')[1]}.dist-info/"
     assert all(name.startswith(("lanner/", about)) for name in names)
-    assert {Path(name).suffix for name in package} == {".py", ".pyi", ".so", ".typed"}
+    texts = [name for name in package if name.endswith(".txt")]
+    assert texts == ["lanner/bench/prompt.txt"]  # what `lanner bench` gives models to read
+    assert {Path(name).suffix for name in package} == {".py", ".pyi", ".so", ".typed", ".txt"}
     sources = {path.relative_to(ROOT / "python").as_posix() for path in ROOT.glob("python/lanner/**/*.py")}
     assert sources == {name for name in package if name.endswith(".py")}
     assert f"{about}licenses/LICENSE" in names
