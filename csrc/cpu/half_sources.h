@@ -75,30 +75,34 @@ struct HalfSource {
 
   template <int n>
   LANNER_INLINE void dot(const Input& in, int t, F32 (&acc)[n]) const {
-    const int64_t stride = int8_row_bytes(in.k), n_blocks = in.k / kBlock;
-    const uint8_t* x = in.int8 + t * stride;
-    for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {
-      const Block block = Block::at(blocks, b - k0 / kBlock);
+    const int64_t stride = int8_row_bytes(in.k), to_sums = in.k / kBlock * 8;
+    const uint8_t* x = in.int8 + t * stride + k0;
+    int64_t to_scale = in.k - k0 + k0 / kBlock * 4;  // from the codes of a block
+    const int n_blocks = (k1 - k0) / kBlock;
+    for (int b = 0; b < n_blocks; ++b) {
+      const uint8_t* rows[n];
+      rows_from(x, stride, rows);
+      const Block block = Block::at(blocks, b);
       if (streams) block.prefetch_ahead();
       I32 dots[n];
-      block_dots<n>(block, reinterpret_cast<const int8_t*>(x + b * kBlock), stride, dots);
+      block_dots<n>(block, rows, dots);
       const WidePairs corrections = block.corrections();
       const F32 scales = block.scales();
       for (int i = 0; i < n; ++i) {
-        const uint8_t* row_scales = x + i * stride + in.k;
-        const auto* sums = reinterpret_cast<const int16_t*>(row_scales + 4 * (2 * n_blocks + b));
-        const F32 scale = set1(float_at(row_scales, b));
+        const F32 scale = set1(float_at(rows[i] + to_scale));
+        const auto* sums = reinterpret_cast<const int16_t*>(rows[i] + to_scale + to_sums);
         if constexpr (!has_minima) dots[i] = dot2_add(dots[i], corrections, sums);
         acc[i] = fma(to_f32(dots[i]), scales * scale, acc[i]);
         if constexpr (has_minima)
           acc[i] = fma(to_f32(dot2_add(zero_i32(), corrections, sums)), block.minima() * scale, acc[i]);
       }
+      x = opaque(x + kBlock), to_scale = opaque(to_scale + 4 - kBlock);
     }
   }
 
   // The sums of both halves times their factors.
   template <int n>
-  LANNER_INLINE static void block_dots(const Block& block, const int8_t* x, int64_t stride, I32 (&dots)[n]) {
+  LANNER_INLINE static void block_dots(const Block& block, const uint8_t* const (&rows)[n], I32 (&dots)[n]) {
     const WidePairs factors = block.factors();
     const RowFactors half[2] = {factors_of<0>(factors), factors_of<1>(factors)};
     Pairs sums[n];
@@ -107,9 +111,9 @@ struct HalfSource {
       const Codes w = block.template codes<g>();
       for (int i = 0; i < n; ++i) {
         if constexpr (g % depth == 0)
-          sums[i] = dot_start(w, x + i * stride + 4 * g);
+          sums[i] = dot_start(w, reinterpret_cast<const int8_t*>(rows[i] + 4 * g));
         else
-          dot_add(sums[i], w, x + i * stride + 4 * g);
+          dot_add(sums[i], w, reinterpret_cast<const int8_t*>(rows[i] + 4 * g));
         if constexpr (g == depth - 1)
           dots[i] = dot_finish(sums[i], half[0]);
         else if constexpr (g % depth == depth - 1)

@@ -63,10 +63,25 @@ constexpr size_t panel_bytes(int k) {
   return static_cast<size_t>(k) / record_of(format).k * record_of(format).n_bytes;
 }
 
-LANNER_INLINE float float_at(const uint8_t* p, int64_t i) {
+LANNER_INLINE float float_at(const uint8_t* p) {
   float value;
-  std::memcpy(&value, p + 4 * i, 4);
+  std::memcpy(&value, p, 4);
   return value;
+}
+
+// A number of which the compiler knows nothing.
+template <class T>
+LANNER_INLINE T opaque(T x) {
+  asm("" : "+r"(x));
+  return x;
+}
+
+// The rows of a tile at one block of K. A row is found from the one before: a compiler that saw through it
+// would keep a pointer to the codes, the scales and the sums of every row and add to each in every step.
+template <int n>
+LANNER_INLINE void rows_from(const uint8_t* first, int64_t stride, const uint8_t* (&rows)[n]) {
+  rows[0] = first;
+  for (int i = 1; i < n; ++i) rows[i] = opaque(rows[i - 1] + stride);
 }
 
 // --- float32, float16, bfloat16 ----------------------------------------------------------------------
@@ -184,25 +199,30 @@ struct CodeSource {
 
   template <int n>
   LANNER_INLINE void dot(const Input& in, int t, F32 (&acc)[n]) const {
-    const int64_t stride = int8_row_bytes(in.k), n_blocks = in.k / kBlock;
-    const uint8_t* x = in.int8 + t * stride;
-    for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {
-      const Block block = Block::at(blocks, b - k0 / kBlock);
+    const int64_t stride = int8_row_bytes(in.k);
+    const uint8_t* x = in.int8 + t * stride + k0;
+    int64_t to_scale = in.k - k0 + k0 / kBlock * 4;  // from the codes of a block
+    const int n_blocks = (k1 - k0) / kBlock;
+    for (int b = 0; b < n_blocks; ++b) {
+      const uint8_t* rows[n];
+      rows_from(x, stride, rows);
+      const Block block = Block::at(blocks, b);
       if (streams) block.prefetch_ahead();
       I32 dots[n];
-      block_dots<n>(block, reinterpret_cast<const int8_t*>(x + b * kBlock), stride, dots);
+      block_dots<n>(block, rows, dots);
       const F32 scales = block.scales(), minima = block.minima();
+      const int64_t to_sum = to_scale + in.k / kBlock * 4;
       for (int i = 0; i < n; ++i) {
-        const uint8_t* row_scales = x + i * stride + in.k;
-        acc[i] = fma(to_f32(dots[i]), scales * set1(float_at(row_scales, b)), acc[i]);
-        acc[i] = fma(minima, set1(float_at(row_scales, n_blocks + b)), acc[i]);
+        acc[i] = fma(to_f32(dots[i]), scales * set1(float_at(rows[i] + to_scale)), acc[i]);
+        acc[i] = fma(minima, set1(float_at(rows[i] + to_sum)), acc[i]);
       }
+      x = opaque(x + kBlock), to_scale = opaque(to_scale + 4 - kBlock);
     }
   }
 
   // Integer sums of 16 rows with n tokens over a block: exact, so their order is free.
   template <int n>
-  LANNER_INLINE static void block_dots(const Block& block, const int8_t* x, int64_t stride, I32 (&dots)[n]) {
+  LANNER_INLINE static void block_dots(const Block& block, const uint8_t* const (&rows)[n], I32 (&dots)[n]) {
     constexpr int depth = kBits == 4 ? 8 : 4;  // products that an int16 lane can hold (simd/vec_avx2.h)
     Pairs sums[n];
     unroll<8>([&](auto position) LANNER_INLINE_LAMBDA {
@@ -210,9 +230,9 @@ struct CodeSource {
       const Codes w = block.template codes<p>();
       for (int i = 0; i < n; ++i) {
         if constexpr (p % depth == 0)
-          sums[i] = dot_start(w, x + i * stride + at);
+          sums[i] = dot_start(w, reinterpret_cast<const int8_t*>(rows[i] + at));
         else
-          dot_add(sums[i], w, x + i * stride + at);
+          dot_add(sums[i], w, reinterpret_cast<const int8_t*>(rows[i] + at));
         if constexpr (p == depth - 1)
           dots[i] = dot_finish(sums[i]);
         else if constexpr (p % depth == depth - 1)
@@ -296,20 +316,25 @@ struct WideSource {
   template <int n>
   LANNER_INLINE void dot(const Input& in, int t, F32 (&acc)[n]) const {
     const int64_t stride = int16_row_bytes(in.k);
-    const uint8_t* x = in.int16 + t * stride;
-    for (int b = k0 / kBlock; b < k1 / kBlock; ++b) {
-      const Block block = Block::at(blocks, b - k0 / kBlock);
+    const uint8_t* x = in.int16 + t * stride + 2 * k0;
+    int64_t to_scale = 2 * (in.k - k0) + k0 / kBlock * 4;  // from the codes of a block
+    const int n_blocks = (k1 - k0) / kBlock;
+    for (int b = 0; b < n_blocks; ++b) {
+      const uint8_t* rows[n];
+      rows_from(x, stride, rows);
+      const Block block = Block::at(blocks, b);
       if (streams) block.prefetch_ahead();
       I32 dots[n];
       for (int i = 0; i < n; ++i) dots[i] = zero_i32();
       unroll<kBlock / 2>([&](auto j) LANNER_INLINE_LAMBDA {
         const WidePairs w = block.template pairs<j>();
         for (int i = 0; i < n; ++i)
-          dots[i] = dot2_add(dots[i], w, reinterpret_cast<const int16_t*>(x + i * stride + 64 * b + 4 * j));
+          dots[i] = dot2_add(dots[i], w, reinterpret_cast<const int16_t*>(rows[i] + 4 * j));
       });
       const F32 scales = block.scales();
       for (int i = 0; i < n; ++i)
-        acc[i] = fma(to_f32(dots[i]), scales * set1(float_at(x + i * stride + 2 * in.k, b)), acc[i]);
+        acc[i] = fma(to_f32(dots[i]), scales * set1(float_at(rows[i] + to_scale)), acc[i]);
+      x = opaque(x + 2 * kBlock), to_scale = opaque(to_scale + 4 - 2 * kBlock);
     }
   }
 };
