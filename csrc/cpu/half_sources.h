@@ -105,6 +105,7 @@ struct HalfSource {
   LANNER_INLINE static void block_dots(const Block& block, const uint8_t* const (&rows)[n], I32 (&dots)[n]) {
     const WidePairs factors = block.factors();
     const RowFactors half[2] = {factors_of<0>(factors), factors_of<1>(factors)};
+    if constexpr (depth == 2) return pair_dots<n>(block, rows, half, dots);
     Pairs sums[n];
     unroll<8>([&](auto group) LANNER_INLINE_LAMBDA {
       constexpr int g = group;
@@ -118,6 +119,25 @@ struct HalfSource {
           dots[i] = dot_finish(sums[i], half[0]);
         else if constexpr (g % depth == depth - 1)
           dot_add(dots[i], sums[i], half[g / 4]);
+      }
+    });
+  }
+
+  // The same with sums of two groups: each ends before the next token's begins, and waits in no register.
+  template <int n>
+  LANNER_INLINE static void pair_dots(const Block& block, const uint8_t* const (&rows)[n],
+                                      const RowFactors (&half)[2], I32 (&dots)[n]) {
+    unroll<4>([&](auto pair) LANNER_INLINE_LAMBDA {
+      constexpr int g = 2 * pair;
+      const Codes first = block.template codes<g>(), second = block.template codes<g + 1>();
+      for (int i = 0; i < n; ++i) {
+        const auto* codes = reinterpret_cast<const int8_t*>(rows[i] + 4 * g);
+        Pairs sum = dot_start(first, codes);
+        dot_add(sum, second, codes + 4);
+        if constexpr (g == 0)
+          dots[i] = dot_finish(sum, half[0]);
+        else
+          dot_add(dots[i], sum, half[g / 4]);
       }
     });
   }
