@@ -1,8 +1,9 @@
 // What kernels may use of a GPU: about thirty small functions, and nothing else.
 //
-// Kernels are written once. nvcc gives each function the PTX of ptx/device.h; any other compiler gives it the
-// emulation of emulator/device.h, in which a thread of the GPU is a fiber of the CPU, so that the tests run the
-// same source on a machine without a GPU. Kernels name no header, type or variable of CUDA.
+// Kernels are written once. nvcc gives each function the PTX of ptx/device.h; with LANNER_CUDA_EMULATED any
+// other compiler gives it the emulation of emulator/device.h, in which a thread of the GPU is a fiber of the
+// CPU, so that the tests run the same source on a machine without a GPU. Kernels name no header, type or
+// variable of CUDA.
 #pragma once
 
 #include <cstddef>
@@ -67,26 +68,27 @@ LANNER_DEVICE T* shared_memory();
 // --- numbers ----------------------------------------------------------------------------------------------
 LANNER_DEVICE float to_float(bf16 x);
 LANNER_DEVICE float to_float(f16 x);
-LANNER_DEVICE bf16 to_bf16(float x);                       // to nearest, ties to even
+LANNER_DEVICE bf16 to_bf16(float x);                          // to nearest, ties to even
 LANNER_DEVICE uint32_t pack_bf16(float first, float second);  // two of them, rounded alike
 LANNER_DEVICE Float2 unpack_bf16(uint32_t pair);
 LANNER_DEVICE Float2 unpack_f16(uint32_t pair);
 LANNER_DEVICE uint32_t fma_bf16(uint32_t a, uint32_t b, uint32_t c);  // a * b + c of pairs, rounded once
-LANNER_DEVICE float exp2_approx(float x);   // 2 ulp; -inf gives 0
+LANNER_DEVICE float exp2_approx(float x);                             // 2 ulp; -inf gives 0
 LANNER_DEVICE float log2_approx(float x);
-LANNER_DEVICE float rcp_approx(float x);    // 1 ulp
-LANNER_DEVICE float rsqrt_approx(float x);  // 2 ulp
-LANNER_DEVICE float tanh_approx(float x);   // absolute error 2^-10.987
+LANNER_DEVICE float rcp_approx(float x);                                         // 1 ulp
+LANNER_DEVICE float rsqrt_approx(float x);                                       // 2 ulp
+LANNER_DEVICE float tanh_approx(float x);                                        // absolute error 2^-10.987
 LANNER_DEVICE uint32_t select_bytes(uint32_t a, uint32_t b, uint32_t selector);  // prmt
-LANNER_DEVICE uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits);         // (x & mask) | bits, one lop3
+LANNER_DEVICE uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits);  // (x & mask) | bits, one lop3
 
 // --- memory -----------------------------------------------------------------------------------------------
-LANNER_DEVICE Bytes16 load16(const void* p);           // 16 bytes, aligned, of global or shared memory
-LANNER_DEVICE Bytes16 load16_once(const void* global);  // read-only data that passes by L1: weights
+LANNER_DEVICE Bytes16 load16(const void* p);                // 16 bytes, aligned, of global or shared memory
+LANNER_DEVICE Bytes16 load16_once(const void* global);      // read-only data that passes by L1: weights
 LANNER_DEVICE Bytes16 load16_volatile(const void* global);  // what another block has just written, past L1
 LANNER_DEVICE void store16(void* p, Bytes16 value);
 
-// --- meeting ------------------------------------------------------------------------------------------------
+// --- meeting
+// ------------------------------------------------------------------------------------------------
 LANNER_DEVICE void sync_block();
 LANNER_DEVICE void sync_warp();
 // n_threads of the block, whole warps, that name the same barrier 1 <= id < 16.
@@ -97,31 +99,36 @@ LANNER_DEVICE float shuffle_xor(float x, int lane_mask);
 LANNER_DEVICE uint32_t shuffle_xor(uint32_t x, int lane_mask);
 LANNER_DEVICE float shuffle(float x, int from_lane);
 LANNER_DEVICE uint32_t shuffle(uint32_t x, int from_lane);
-LANNER_DEVICE float shuffle_up(float x, int n_lanes);        // lanes below n_lanes keep their own
+LANNER_DEVICE float shuffle_up(float x, int n_lanes);  // lanes below n_lanes keep their own
 LANNER_DEVICE uint32_t shuffle_up(uint32_t x, int n_lanes);
 LANNER_DEVICE uint32_t ballot(bool x);  // bit per lane
 
-// --- between blocks -------------------------------------------------------------------------------------------
-LANNER_DEVICE void fence_device();  // what this thread wrote before is visible to all before what it writes after
-LANNER_DEVICE int32_t atomic_add(int32_t* p, int32_t x);      // returns what was there; global or shared
+// --- between blocks
+// -------------------------------------------------------------------------------------------
+LANNER_DEVICE void
+fence_device();  // what this thread wrote before is visible to all before what it writes after
+LANNER_DEVICE int32_t atomic_add(int32_t* p, int32_t x);  // returns what was there; global or shared
 LANNER_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t x);
 
-// A kernel launched with LaunchShape::overlaps begins before the one ahead of it has ended (sm_90 and later): it
-// must wait before it touches what that one writes. Nothing on older GPUs.
+// A kernel launched with LaunchShape::overlaps begins before the one ahead of it has ended (sm_90 and later):
+// it must wait before it touches what that one writes. Nothing on older GPUs.
 LANNER_DEVICE void wait_for_kernel_ahead();
 LANNER_DEVICE void let_next_kernel_begin();
 
-// --- asynchronous copies (sm_80) ----------------------------------------------------------------------------
-// 16 bytes from global to shared memory; zeros where `valid` is false, and then `global` is not read.
+// --- asynchronous copies (sm_80)
+// ---------------------------------------------------------------------------- 16 bytes from global to shared
+// memory; zeros where `valid` is false, and then `global` is not read.
 LANNER_DEVICE void copy_async16(void* shared, const void* global, bool valid = true);
 LANNER_DEVICE void copy_async16_first(void* shared, const void* global);  // weights: L2 may drop them first
-LANNER_DEVICE void copy_async_commit();  // closes a group
+LANNER_DEVICE void copy_async_commit();                                   // closes a group
 template <int N>
 LANNER_DEVICE void copy_async_wait();  // all but the last N groups of this thread have arrived; no barrier
 
-// --- matrices ---------------------------------------------------------------------------------------------------
-// Four 8 x 8 matrices of bf16 from shared memory, lane l giving the address of row l % 8 of matrix l / 8, 16 bytes;
-// afterwards lane l holds elements 2 (l % 4) and the next of row l / 4 of matrix i in r[i]; _transposed: of column.
+// --- matrices
+// --------------------------------------------------------------------------------------------------- Four 8
+// x 8 matrices of bf16 from shared memory, lane l giving the address of row l % 8 of matrix l / 8, 16 bytes;
+// afterwards lane l holds elements 2 (l % 4) and the next of row l / 4 of matrix i in r[i]; _transposed: of
+// column.
 LANNER_DEVICE void load_matrices(uint32_t (&r)[4], const void* row);
 LANNER_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row);
 LANNER_DEVICE void load_matrices(uint32_t (&r)[2], const void* row);  // of lanes 0 to 15
@@ -136,6 +143,6 @@ LANNER_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_
 
 #ifdef __CUDACC__
 #include "cuda/ptx/device.h"
-#else
+#elif defined(LANNER_CUDA_EMULATED)
 #include "cuda/emulator/device.h"
-#endif
+#endif  // else: host code of a build for GPUs, which calls none of them

@@ -1,5 +1,5 @@
-// What the host does with a GPU: memory, copies, launches, graphs. One interface, two sides: ptx/runtime.cpp over
-// CUDA's runtime, emulator/runtime.cpp on the CPU. Errors are DeviceErrors that name the call.
+// What the host does with a GPU: memory, copies, launches, graphs. One interface, two sides: ptx/runtime.cpp
+// over CUDA's runtime, emulator/runtime.cpp on the CPU. Errors are DeviceErrors that name the call.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,8 @@ struct DeviceInfo {
   size_t n_free_bytes;
 };
 
-// The first device. Throws DeviceError that says what is missing: driver, device, or support of this build for it.
+// The first device. Throws DeviceError that says what is missing: driver, device, or support of this build
+// for it.
 const DeviceInfo& device_info();
 
 using Stream = void*;  // nullptr: the default stream
@@ -47,9 +48,9 @@ struct Grid {
 };
 struct LaunchShape {
   Grid grid;
-  int n_threads;             // of a block
-  size_t shared_bytes = 0;   // of a block
-  bool overlaps = false;     // the kernel calls wait_for_kernel_ahead()
+  int n_threads;            // of a block
+  size_t shared_bytes = 0;  // of a block
+  bool overlaps = false;    // the kernel calls wait_for_kernel_ahead()
 };
 
 void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, void** params,
@@ -62,9 +63,9 @@ void launch(void (*kernel)(Params...), const LaunchShape& shape, Stream stream, 
 
 }  // namespace lanner::cuda
 
-#ifndef __CUDACC__
+#ifdef LANNER_CUDA_EMULATED
 #include "cuda/emulator/launch.h"
-#else
+#elif defined(__CUDACC__)
 namespace lanner::cuda {
 template <class... Params>
 void launch(void (*kernel)(Params...), const LaunchShape& shape, Stream stream, const Params&... params) {

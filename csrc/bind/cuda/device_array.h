@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstddef>
+
+#include "cuda/runtime.h"
+
+namespace lanner::cuda {
+
+struct DeviceArray {
+  explicit DeviceArray(size_t n) : n_bytes(n), data_(allocate(n)) {}
+  ~DeviceArray() { release(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+  std::byte* data() const { return static_cast<std::byte*>(data_); }
+  const size_t n_bytes;
+
+ private:
+  void* data_;
+};
+
+}  // namespace lanner::cuda
