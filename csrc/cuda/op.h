@@ -11,6 +11,8 @@
 
 namespace lanner::cuda {
 
+using lanner::check;  // beside the check() of each operation
+
 inline constexpr int kPagePositions = 32;  // of a KV page, as on the CPU: one scheduler serves both
 
 struct StepCounts {
