@@ -1,0 +1,53 @@
+// What g++ -fsanitize=thread calls before each load and store of a kernel unit. libtsan is not linked: these
+// are ours.
+#include "cuda/emulator/access.h"
+#include "cuda/emulator/block.h"
+
+namespace {
+
+using lanner::cuda::emulated::Access;
+
+inline void touch(const void* p, size_t n_bytes, Access access, size_t align, void* site) {
+  if (!lanner::cuda::emulated::block.running) return;  // the host's part of the unit
+  lanner::cuda::emulated::check_access(p, n_bytes, access, align, site);
+}
+
+}  // namespace
+
+#define LANNER_HOOK extern "C" __attribute__((visibility("default"))) void
+#define LANNER_SITE __builtin_extract_return_addr(__builtin_return_address(0))
+
+#define LANNER_HOOKS_OF_SIZE(n)                                                                         \
+  LANNER_HOOK __tsan_read##n(void* p) { touch(p, n, Access::read, n, LANNER_SITE); }                    \
+  LANNER_HOOK __tsan_write##n(void* p) { touch(p, n, Access::write, n, LANNER_SITE); }                  \
+  LANNER_HOOK __tsan_unaligned_read##n(void* p) { touch(p, n, Access::read, 1, LANNER_SITE); }          \
+  LANNER_HOOK __tsan_unaligned_write##n(void* p) { touch(p, n, Access::write, 1, LANNER_SITE); }        \
+  LANNER_HOOK __tsan_volatile_read##n(void* p) { touch(p, n, Access::read, n, LANNER_SITE); }           \
+  LANNER_HOOK __tsan_volatile_write##n(void* p) { touch(p, n, Access::write, n, LANNER_SITE); }         \
+  LANNER_HOOK __tsan_unaligned_volatile_read##n(void* p) { touch(p, n, Access::read, 1, LANNER_SITE); } \
+  LANNER_HOOK __tsan_unaligned_volatile_write##n(void* p) { touch(p, n, Access::write, 1, LANNER_SITE); }
+LANNER_HOOKS_OF_SIZE(1)
+LANNER_HOOKS_OF_SIZE(2)
+LANNER_HOOKS_OF_SIZE(4)
+LANNER_HOOKS_OF_SIZE(8)
+LANNER_HOOKS_OF_SIZE(16)
+
+LANNER_HOOK __tsan_read_range(void* p, size_t n_bytes) { touch(p, n_bytes, Access::read, 1, LANNER_SITE); }
+LANNER_HOOK __tsan_write_range(void* p, size_t n_bytes) { touch(p, n_bytes, Access::write, 1, LANNER_SITE); }
+
+LANNER_HOOK __tsan_init() {}
+LANNER_HOOK __tsan_func_entry(void*) {}
+LANNER_HOOK __tsan_func_exit() {}
+LANNER_HOOK __tsan_vptr_read(void**) {}
+LANNER_HOOK __tsan_vptr_update(void**, void*) {}
+LANNER_HOOK __tsan_acquire(void*) {}
+LANNER_HOOK __tsan_release(void*) {}
+
+// Of the host's part: the guards of static variables.
+#define LANNER_ATOMIC_LOAD(bits, T)                                                                 \
+  extern "C" __attribute__((visibility("default"))) T __tsan_atomic##bits##_load(const T* p, int) { \
+    return *p;                                                                                      \
+  }
+LANNER_ATOMIC_LOAD(8, uint8_t)
+LANNER_ATOMIC_LOAD(32, uint32_t)
+LANNER_ATOMIC_LOAD(64, uint64_t)
