@@ -43,7 +43,7 @@ Bytes16 load_matrices(const void* row, int n_matrices, bool transposed);
 Float4 mma_bf16(Float4 d, Bytes16 a, Bytes8 b);
 }  // namespace emulated
 
-// --- where a thread is ----------------------------------------------------------------------------------
+// --- where a thread is -------------------------------------------------------------------------------
 LANNER_DEVICE int thread_index() { return emulated::thread_index(); }
 LANNER_DEVICE int lane_index() { return emulated::thread_index() % kWarpSize; }
 LANNER_DEVICE int warp_index() { return emulated::thread_index() / kWarpSize; }
@@ -59,7 +59,7 @@ LANNER_DEVICE T* shared_memory() {
   return static_cast<T*>(emulated::shared_memory());
 }
 
-// --- numbers ----------------------------------------------------------------------------------------------
+// --- numbers -----------------------------------------------------------------------------------------
 namespace emulated {
 // Results of .ftz instructions: what is too small for a normal number is zero.
 inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
@@ -116,7 +116,7 @@ LANNER_DEVICE uint32_t select_bytes(uint32_t a, uint32_t b, uint32_t selector) {
 }
 LANNER_DEVICE uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits) { return (x & mask) | bits; }
 
-// --- memory -----------------------------------------------------------------------------------------------
+// --- memory ------------------------------------------------------------------------------------------
 LANNER_DEVICE Bytes16 load16(const void* p) { return emulated::load16(p); }
 LANNER_DEVICE Bytes16 load16_once(const void* global) { return emulated::load16(global); }
 LANNER_DEVICE Bytes16 load16_volatile(const void* global) { return emulated::load16(global); }

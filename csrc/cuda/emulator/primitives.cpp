@@ -18,7 +18,7 @@ int grid_size(int axis) { return block.grid[axis]; }
 int block_threads() { return block.n_threads; }
 void* shared_memory() { return arena.shared; }
 
-// --- memory -----------------------------------------------------------------------------------------------
+// --- memory ------------------------------------------------------------------------------------------
 Bytes16 load16(const void* p) {
   check_access(p, 16, Access::read, 16, LANNER_SITE);
   Bytes16 value;
