@@ -1,0 +1,1 @@
+"""The program on an NVIDIA GPU."""
