@@ -52,7 +52,7 @@ struct alignas(2) f16 {
 // --- where a thread is ----------------------------------------------------------------------------------
 LANNER_DEVICE int thread_index();  // in the block
 LANNER_DEVICE int lane_index();    // in the warp, thread_index() % 32
-LANNER_DEVICE int warp_index();    // in the block, the same in all lanes and known to be so
+LANNER_DEVICE int warp_index();    // in the block, known to be the same in all lanes, which all take part
 LANNER_DEVICE int block_x();
 LANNER_DEVICE int block_y();
 LANNER_DEVICE int block_z();

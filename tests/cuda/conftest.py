@@ -1,0 +1,84 @@
+"""Fixtures of the CUDA tests: the emulated module, the levels at which kernels run, the schedules."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emulation import emulated, ptx_callback
+
+HERE = Path(__file__).parent
+SCHEDULES = [
+    {"order": order, "seed": 1, "copies": copies, "tensor_copies": copies, "wgmma": copies}
+    for order, copies in itertools.product(("forward", "reverse", "random"), ("lazy", "eager"))
+]
+"""Orders in which the threads of a block run, and when copies arrive: at once, or at the last moment."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in Path(item.fspath).parents:
+            item.add_marker(pytest.mark.cuda)
+
+
+@pytest.fixture(params=["fibers", "ptx"])
+def level(request: pytest.FixtureRequest) -> str:
+    """Who runs the kernels: fibers run their source, the interpreter runs the PTX that nvcc made of it."""
+    wanted = os.environ.get("LANNER_CUDA_LEVEL", request.param)
+    if wanted != request.param:
+        pytest.skip(f"LANNER_CUDA_LEVEL is {wanted}")
+    return str(request.param)
+
+
+@pytest.fixture
+def cuda(level: str) -> Iterator[Any]:
+    """The module over the emulator, checks on. What it reports after the test fails it."""
+    module = emulated()
+    module.emulator.configure(checks=True)
+    module.emulator.report()
+    module.emulator.set_interpreter(ptx_callback() if level == "ptx" else None)
+    try:
+        yield module
+        assert module.emulator.report() == []
+    finally:
+        module.emulator.set_interpreter(None)
+
+
+@pytest.fixture
+def fibers() -> Iterator[Any]:
+    """The module over the emulator, for tests of level 1 alone (kernels of sm_90a, planted bugs)."""
+    module = emulated()
+    module.emulator.configure(checks=True)
+    module.emulator.report()
+    module.emulator.set_interpreter(None)
+    return module
+
+
+@pytest.fixture
+def everywhere(cuda: Any, level: str) -> Callable[[Callable[[], Any]], Any]:
+    """everywhere(call): what `call` returns, one array or a tuple, the same bits under all schedules."""
+
+    def run(call: Callable[[], Any]) -> Any:
+        if level == "ptx":
+            return call()
+        first = None
+        for schedule in SCHEDULES:
+            cuda.emulator.configure(checks=True, **schedule)
+            result = call()
+            assert cuda.emulator.report() == [], schedule
+            arrays = result if isinstance(result, tuple) else (result,)
+            bits = [np.ascontiguousarray(a).view(np.uint8) for a in arrays]
+            if first is None:
+                first = result, bits
+            for a, b in zip(first[1], bits, strict=True):
+                np.testing.assert_array_equal(a, b, err_msg=str(schedule))
+        assert first is not None
+        return first[0]
+
+    return run
