@@ -30,7 +30,15 @@ struct StepArrays {
   const int32_t* output_rows;   // (R) token whose logits are wanted
   const int32_t* block_tables;  // (S, max_pages) page of each 32 positions, of one group of layers
   const float* sampling;        // (R, 6) temperature, top_k, top_p, min_p, typical_p, uniform in [0, 1)
-  int32_t max_pages;            // columns of block_tables
+  int32_t max_pages;            // from the pages of a sequence to those of the next
+
+  template <class F>
+  void each_field(F&& field) {
+    field("counts", counts), field("token_ids", token_ids), field("positions", positions);
+    field("token_seqs", token_seqs), field("seq_starts", seq_starts), field("kv_lens", kv_lens);
+    field("output_rows", output_rows), field("block_tables", block_tables), field("sampling", sampling);
+    field("max_pages", max_pages);
+  }
 };
 
 // At least what the counts of every step are that a launch serves.

@@ -28,6 +28,8 @@ using Stream = void*;  // nullptr: the default stream
 
 void* allocate(size_t n_bytes);  // aligned to 256 bytes, zeroed
 void release(void* p) noexcept;
+void* allocate_host(size_t n_bytes);  // memory of the host that copies reach without a detour
+void release_host(void* p) noexcept;
 void copy_to_device(void* device, const void* host, size_t n_bytes, Stream stream);
 void copy_to_host(void* host, const void* device, size_t n_bytes, Stream stream);  // returns when it is there
 void copy_on_device(void* to, const void* from, size_t n_bytes, Stream stream);
@@ -42,6 +44,13 @@ void begin_capture(Stream stream);
 Graph* end_capture(Stream stream);
 void launch(const Graph* graph, Stream stream);
 void destroy(Graph* graph) noexcept;
+
+// Times of a stream.
+using Event = void*;
+Event create_event();
+void destroy_event(Event event) noexcept;
+void record(Event event, Stream stream);
+float milliseconds_between(Event first, Event second);  // waits for the second
 
 struct Grid {
   int x = 1, y = 1, z = 1;

@@ -18,4 +18,9 @@ struct DeviceArray {
   void* data_;
 };
 
+inline void check_range(const DeviceArray& a, size_t offset, size_t n_bytes) {
+  check(offset <= a.n_bytes && n_bytes <= a.n_bytes - offset, "DeviceArray: ", n_bytes, " bytes at ", offset,
+        " lie outside the array of ", a.n_bytes);
+}
+
 }  // namespace lanner::cuda

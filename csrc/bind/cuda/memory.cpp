@@ -1,4 +1,6 @@
 // Arrays in device memory, and what describes them to operations.
+#include <memory>
+
 #include "bind/cuda/bind.h"
 #include "bind/cuda/device_array.h"
 #include "cuda/op.h"
@@ -18,11 +20,6 @@ py::dict info() {
   out["n_bytes"] = d.n_bytes;
   out["n_free_bytes"] = d.n_free_bytes;
   return out;
-}
-
-void check_range(const DeviceArray& a, size_t offset, size_t n_bytes) {
-  check(offset <= a.n_bytes && n_bytes <= a.n_bytes - offset, "DeviceArray: ", n_bytes, " bytes at ", offset,
-        " lie outside the array of ", a.n_bytes);
 }
 
 void upload(const DeviceArray& a, const py::buffer& from, size_t offset) {
@@ -47,7 +44,7 @@ void bind_memory(py::module_& m) {
   m.def("device_info", &info,
         "The GPU: name, sm_version, n_sms, n_bytes, n_free_bytes. DeviceError without one.");
 
-  py::class_<DeviceArray>(m, "DeviceArray", "Bytes of device memory, zero at first.")
+  py::class_<DeviceArray, std::shared_ptr<DeviceArray>>(m, "DeviceArray", "Bytes of device memory, zero at first.")
       .def(py::init<size_t>(), py::arg("n_bytes"))
       .def("upload", &upload, py::arg("array"), py::arg("offset") = 0)
       .def("download", &download, py::arg("offset"), py::arg("n_bytes"))

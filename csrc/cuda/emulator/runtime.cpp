@@ -2,6 +2,8 @@
 #include "cuda/runtime.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <mutex>
@@ -210,6 +212,19 @@ void launch(const Graph* graph, Stream stream) {
   });
 }
 void destroy(Graph* graph) noexcept { delete graph; }
+
+void* allocate_host(size_t n_bytes) { return std::malloc(n_bytes ? n_bytes : 1); }
+void release_host(void* p) noexcept { std::free(p); }
+
+Event create_event() { return new std::chrono::steady_clock::time_point; }
+void destroy_event(Event event) noexcept { delete static_cast<std::chrono::steady_clock::time_point*>(event); }
+void record(Event event, Stream) {
+  *static_cast<std::chrono::steady_clock::time_point*>(event) = std::chrono::steady_clock::now();
+}
+float milliseconds_between(Event first, Event second) {
+  const auto at = [](Event e) { return *static_cast<std::chrono::steady_clock::time_point*>(e); };
+  return std::chrono::duration<float, std::milli>(at(second) - at(first)).count();
+}
 
 // Registers are unknown here: a kernel is taken to need 64 a thread.
 int blocks_per_sm(const void*, int n_threads, size_t shared_bytes) {
