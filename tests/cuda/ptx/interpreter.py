@@ -90,7 +90,7 @@ def as_callback(
         by_name[symbol].launch(
             symbol,
             tuple(launch["grid"]),
-            launch["n_threads"],
+            launch["block"],
             launch["shared_bytes"],
             launch["params"],
             allocations(),
