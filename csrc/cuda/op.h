@@ -73,6 +73,6 @@ inline void check_present(const char* op, const char* name, const void* p) {
 inline void check_multiple(const char* op, const char* name, int64_t given, int64_t of) {
   check(given > 0 && given % of == 0, op, ": ", name, " is ", given, ", wanted a positive multiple of ", of);
 }
-constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+LANNER_BOTH constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 }  // namespace lanner::cuda
