@@ -1,8 +1,10 @@
 # Each target makes its own virtual environment when it needs one.
 PYTHON ?= python3
-SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.py' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.pyi')
+SOURCES := CMakeLists.txt pyproject.toml README.md $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cmake' -o -name '*.py' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.pyi')
 EMULATION := $(wildcard tests/emulation/*.h tests/emulation/*.cpp tests/emulation/*.cmake)
 PIP := -m pip --disable-pip-version-check -q
+# Where nvcc is found, an ordinary build would compile the kernels for GPUs as well.
+NO_CUDA := --config-settings=cmake.define.LANNER_CUDA=off
 
 comma := ,
 
@@ -16,7 +18,7 @@ help:  ## lists the targets
 build/local/.made: $(SOURCES)
 	rm -rf build/local
 	$(PYTHON) -m venv build/local/venv
-	build/local/venv/bin/python $(PIP) wheel --no-deps -w build/local .
+	build/local/venv/bin/python $(PIP) wheel $(NO_CUDA) --no-deps -w build/local .
 	@touch $@
 
 # $(1): folder of the environment, $(2): extras.
@@ -46,7 +48,7 @@ soak: .venv-test/installed  ## random requests from 16 threads for MINUTES (20):
 .venv-isa/installed: $(SOURCES) $(EMULATION)
 	$(PYTHON) -m venv .venv-isa
 	.venv-isa/bin/python $(PIP) install simde-py cmake ninja
-	.venv-isa/bin/python $(PIP) install --config-settings=build-dir=build/isa --config-settings=cmake.define.LANNER_EMULATED_ISAS=ON \
+	.venv-isa/bin/python $(PIP) install $(NO_CUDA) --config-settings=build-dir=build/isa --config-settings=cmake.define.LANNER_EMULATED_ISAS=ON \
 	  --config-settings=cmake.define.LANNER_SIMDE="$$(.venv-isa/bin/python -c 'import simde_py; print(simde_py.get_include())')" \
 	  ".[test]"
 	@touch $@
@@ -109,7 +111,7 @@ bench-growth: .venv-bench/installed  ## MODELS (all three): cost against context
 .venv-dev/ready: pyproject.toml CMakeLists.txt
 	$(PYTHON) -m venv .venv-dev
 	.venv-dev/bin/python $(PIP) install "scikit-build-core>=0.10" "pybind11>=2.13" "cython>=3.0" "cython-cmake>=0.2" numpy ninja
-	.venv-dev/bin/python $(PIP) install --no-build-isolation -Ceditable.rebuild=true -Cbuild-dir=build/dev -e ".[test,lint]"
+	.venv-dev/bin/python $(PIP) install --no-build-isolation $(NO_CUDA) -Ceditable.rebuild=true -Cbuild-dir=build/dev -e ".[test,lint]"
 	@touch $@
 
 dev: .venv-dev/ready  ## editable install in .venv-dev; an import rebuilds what changed
@@ -139,7 +141,7 @@ format: .venv-lint/installed  ## puts the sources into the form that lint wants
 # gives the wheel the oldest tag that they allow.
 dist/.made: $(SOURCES) .venv-wheel/installed
 	rm -rf build/wheel dist/lanner-*
-	.venv-wheel/bin/pyproject-build --outdir build/wheel
+	.venv-wheel/bin/pyproject-build --config-setting=cmake.define.LANNER_CUDA=off --outdir build/wheel
 	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --plat auto -w dist build/wheel/*.whl
 	mv build/wheel/*.tar.gz dist
 	@touch $@

@@ -21,8 +21,10 @@ INCLUDES = {
     "ops": {"core", "ops"},
     "simd": {"simd"},
     "cpu": {"core", "ops", "simd", "cpu"},
+    "cuda": {"core", "ops", "cuda"},
     "program": {"core", "ops", "cpu", "program"},
     "bind": {"core", "formats", "text", "ops", "cpu", "program", "bind"},
+    "bind/cuda": {"core", "ops", "cuda", "bind"},
 }
 GENERATED = "built_isas.h"
 # `program` takes from cpu only the chosen table of kernels, never a kernel.
@@ -36,13 +38,30 @@ def sources(folder: Path, *patterns: str) -> list[Path]:
     return sorted(p for pattern in patterns for p in folder.rglob(pattern))
 
 
-@pytest.mark.parametrize("path", sources(CSRC, "*.h", "*.cpp"), ids=lambda p: str(p.relative_to(CSRC)))
+@pytest.mark.parametrize(
+    "path", sources(CSRC, "*.h", "*.cpp", "*.cuh"), ids=lambda p: str(p.relative_to(CSRC))
+)
 def test_includes_follow_the_arrows(path: Path) -> None:
-    folder = path.relative_to(CSRC).parts[0]
+    folder = "/".join(path.relative_to(CSRC).parts[:-1])
+    while folder not in INCLUDES:
+        folder = folder.rpartition("/")[0]
     for included in re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE):
         assert included == GENERATED or included.split("/")[0] in INCLUDES[folder], included
         if folder in ("program", "bind") and included.startswith("cpu/"):
             assert included in PROGRAM_MAY_SEE
+
+
+def test_binding_of_cuda_stands_apart() -> None:
+    """Its module holds nothing of the other's."""
+    for path in sources(CSRC / "bind" / "cuda", "*"):
+        for included in re.findall(r'^#include "bind/([^"]+)"', path.read_text(), re.MULTILINE):
+            assert included.startswith("cuda/"), path
+
+
+@pytest.mark.parametrize("path", sources(CSRC / "cuda", "*.h", "*.cuh"), ids=lambda p: p.name)
+def test_kernels_name_no_header_of_cuda(path: Path) -> None:
+    for included in re.findall(r"^#include <([^>]+)>", path.read_text(), re.MULTILINE):
+        assert "cuda" not in included
 
 
 @pytest.mark.parametrize("path", sources(CSRC, "*.h", "*.cpp"), ids=lambda p: str(p.relative_to(CSRC)))

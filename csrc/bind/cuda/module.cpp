@@ -21,6 +21,8 @@ void translate(std::exception_ptr thrown) {
     raise("DeviceError", error);
   } catch (const OutOfMemoryBudget& error) {
     raise("OutOfMemoryBudget", error);
+  } catch (const std::invalid_argument& error) {
+    py::set_error(PyExc_ValueError, error.what());
   }
 }
 
