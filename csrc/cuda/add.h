@@ -1,7 +1,7 @@
-// out[t] = a[t] + b[t], rounded to bf16.
+// out[t] = a[t] + factor * b[t], rounded to bf16.
 #pragma once
 
-#include "cuda/op.h"
+#include "cuda/elementwise.h"
 
 namespace lanner::cuda {
 
@@ -11,14 +11,19 @@ struct AddArgs {
   bf16* out;      // (rows, cols), may be a or b
   int32_t cols;
   RowCount rows;
+  float factor = 1;
 
   template <class F>
   void each_field(F&& field) {
     field("a", a), field("b", b), field("out", out), field("cols", cols), field("rows", rows);
+    field("factor", factor);
   }
 };
 
-inline void check(const AddArgs& args) { check_multiple("add", "cols", args.cols, 8); }
+inline void check(const AddArgs& args) {
+  check_element_cols("add", args.cols);
+  check_finite("add", "factor", args.factor);
+}
 void add(const AddArgs& args, const Bounds& bounds);
 
 }  // namespace lanner::cuda
