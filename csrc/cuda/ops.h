@@ -4,6 +4,7 @@
 #include "cuda/activate.h"
 #include "cuda/add.h"
 #include "cuda/layer_norm.h"
+#include "cuda/linear.h"
 #include "cuda/qk_norm.h"
 #include "cuda/rms_norm.h"
 #include "cuda/scale.h"
@@ -14,6 +15,7 @@
   X(activate, ActivateArgs)    \
   X(add, AddArgs)              \
   X(layer_norm, LayerNormArgs) \
+  X(linear, LinearArgs)        \
   X(qk_norm, QkNormArgs)       \
   X(rms_norm, RmsNormArgs)     \
   X(scale, ScaleArgs)          \

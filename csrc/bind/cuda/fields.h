@@ -41,7 +41,8 @@ class Fields {
   void take(const char* name, T& member) {
     taken_[name] = true;
     if (!values_.contains(name)) {
-      if constexpr (std::is_pointer_v<T> || std::is_arithmetic_v<T>) return;  // absent: null or zero
+      if constexpr (!std::is_same_v<T, Weight> && !std::is_same_v<T, RowCount>)
+        return;  // absent: null or zero
       check(false, op_, ": ", name, " is missing");
     }
     const pybind11::object value = values_[name];

@@ -143,3 +143,23 @@ def _inverse(scales: np.ndarray) -> np.ndarray:
     wide = scales.astype(np.float32)
     inverse: np.ndarray = np.divide(1, wide, out=np.zeros_like(wide), where=wide > 0)
     return inverse
+
+
+def gated_rows(n: int) -> np.ndarray:
+    """Rows of [gate; up], each (n, k), as `linear` wants them: 8 of gate, the same 8 of up, and so on."""
+    if n % 8:
+        raise ValueError(f"gated_rows: gate has {n} rows, wanted a multiple of 8")
+    return np.arange(2 * n).reshape(2, n // 8, 8).transpose(1, 0, 2).ravel()
+
+
+def qkv_rows(n_heads: int, n_kv_heads: int, head_dim: int, rope_dim: int) -> np.ndarray:
+    """Rows of [q; k; v] as `linear` wants them: rows of a head that are rotated together are 8 apart."""
+    if head_dim % TILE_ROWS or rope_dim % TILE_ROWS or rope_dim > head_dim:
+        raise ValueError(
+            f"qkv_rows: head_dim is {head_dim} and rope_dim {rope_dim}, wanted multiples of {TILE_ROWS}"
+        )
+    plain = np.arange(head_dim)
+    rotated = np.concatenate([gated_rows(rope_dim // 2), plain[rope_dim:]])
+    heads = np.arange(n_heads + 2 * n_kv_heads)[:, None] * head_dim
+    n_rotated = n_heads + n_kv_heads
+    return np.concatenate([(heads[:n_rotated] + rotated).ravel(), (heads[n_rotated:] + plain).ravel()])

@@ -1,0 +1,80 @@
+// What both kernels of `linear` do with a finished sum.
+#pragma once
+
+#include "cuda/linear.h"
+
+namespace lanner::cuda {
+
+// gate * sigmoid(gate), or gelu with tanh as gate * sigmoid(2 u), which keeps its relative accuracy far below
+// 0.
+LANNER_DEVICE float gated(Gate kind, float gate, float up) {
+  constexpr float kLog2E = 1.4426950408889634f;
+  constexpr float k2SqrtTwoOverPi = 1.5957691216057308f;
+  const float z = kind == Gate::kSilu ? gate : k2SqrtTwoOverPi * (gate + 0.044715f * gate * gate * gate);
+  return gate * up * rcp_approx(1.0f + exp2_approx(-kLog2E * z));
+}
+
+// Row of the cache, page * 32 + position in the page, to which the token is appended. To be looked up early:
+// two dependent loads.
+LANNER_DEVICE int32_t kv_slot(const RopeAppend& qkv, int token) {
+  const int position = qkv.positions[token];
+  const int32_t* pages = qkv.block_tables + int64_t{qkv.token_seqs[token]} * qkv.max_pages;
+  return pages[position / kPagePositions] * kPagePositions + position % kPagePositions;
+}
+
+LANNER_DEVICE void end_qkv(const LinearArgs& args, int tile, int g, int token, int32_t slot, float low,
+                           float high) {
+  const RopeAppend& qkv = args.qkv;
+  const int head_tiles = qkv.head_dim / kTileRows;
+  const int head = tile / head_tiles, m = tile % head_tiles;
+  const bool rotates = head < qkv.n_heads + qkv.n_kv_heads && m < qkv.rope_dim / kTileRows;
+  const int half = qkv.rope_dim / 2;
+  const int i = rotates ? m * 8 + g : m * kTileRows + g;
+  const int i_high = i + (rotates ? half : 8);
+  if (rotates) {
+    const float* angle = qkv.cos_sin + int64_t{token} * qkv.rope_dim + i;
+    const float cosine = angle[0], sine = angle[half], first = low;
+    low = first * cosine - high * sine;
+    high = high * cosine + first * sine;
+  }
+  bf16* to;
+  if (head < qkv.n_heads) {
+    to = args.out + (int64_t{token} * qkv.n_heads + head) * qkv.head_dim;
+  } else {  // Heads of V follow those of K, in the matrix as in a page.
+    const int64_t page = slot / kPagePositions;
+    to = qkv.cache +
+         ((page * 2 * qkv.n_kv_heads + head - qkv.n_heads) * kPagePositions + slot % kPagePositions) *
+             qkv.head_dim;
+  }
+  to[i] = to_bf16(low), to[i_high] = to_bf16(high);
+}
+
+// Takes the sums of rows g and g + 8 of a tile with a token, normed already. slot is kv_slot() of kQkv.
+LANNER_DEVICE void end_rows(const LinearArgs& args, int tile, int g, int token, int32_t slot, float low,
+                            float high) {
+  const int row = tile * kTileRows + g, n = args.weight.n;
+  if (args.bias) low += args.bias[row], high += args.bias[row + 8];
+  switch (args.end) {
+    case LinearEnd::kStore: {
+      const int64_t at = int64_t{token} * n + row;
+      if (row < n) args.out[at] = to_bf16(args.residual ? low + to_float(args.residual[at]) : low);
+      if (row + 8 < n)
+        args.out[at + 8] = to_bf16(args.residual ? high + to_float(args.residual[at + 8]) : high);
+      break;
+    }
+    case LinearEnd::kLogits: {
+      float* to = args.logits + int64_t{token} * n + row;
+      if (row < n) to[0] = low;
+      if (row + 8 < n) to[8] = high;
+      break;
+    }
+    case LinearEnd::kGated:
+      args.out[int64_t{token} * (n / 2) + tile * 8 + g] = to_bf16(gated(args.gate, low, high));
+      break;
+    case LinearEnd::kQkv:
+      end_qkv(args, tile, g, token, slot, low, high);
+      break;
+  }
+}
+
+}  // namespace lanner::cuda
