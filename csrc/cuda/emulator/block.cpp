@@ -155,7 +155,8 @@ void Block::run() {
     t.index = i;
     t.clock = Clock{};
     t.waits_in = nullptr;
-    t.done = t.waited_for_kernel_ahead = t.fenced = false;
+    t.done = t.waited_for_kernel_ahead = false;
+    t.fence = Snapshot();
     t.groups.clear();
     t.groups.emplace_back();
     prepare(t.fiber, i, run_fiber);

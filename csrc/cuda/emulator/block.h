@@ -32,7 +32,7 @@ struct Thread {
   void* site = nullptr;            // of that operation in the kernel
   bool done = false;
   bool waited_for_kernel_ahead = false;
-  bool fenced = false;                   // fence_device since its last atomic
+  Snapshot fence;                        // what it knew at its last fence_device()
   std::deque<std::vector<Copy>> groups;  // of asynchronous copies, the last one open
 };
 

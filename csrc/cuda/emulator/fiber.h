@@ -25,8 +25,9 @@ inline constexpr int kMaxThreads = 1024;  // of a block
 void prepare(Fiber& fiber, int index, void (*entry)());
 
 // Where the stacks are: addresses of a kernel's own variables.
-uintptr_t stacks_begin();
-size_t stacks_size();
+extern uintptr_t stacks_begin;
+extern size_t stacks_size;  // 0 before the first prepare()
+inline bool is_on_stack(const void* p) { return reinterpret_cast<uintptr_t>(p) - stacks_begin < stacks_size; }
 
 // Stops here, as `from`, and goes on with `to`.
 #ifdef __x86_64__

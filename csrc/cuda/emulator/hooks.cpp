@@ -8,8 +8,9 @@ namespace {
 using lanner::cuda::emulated::Access;
 
 inline void touch(const void* p, size_t n_bytes, Access access, size_t align, void* site) {
-  if (!lanner::cuda::emulated::block.running) return;  // the host's part of the unit
-  lanner::cuda::emulated::check_access(p, n_bytes, access, align, site);
+  using namespace lanner::cuda::emulated;
+  if (!block.running || is_on_stack(p)) return;  // the host's part of the unit, or a variable of the kernel
+  check_access(p, n_bytes, access, align, site);
 }
 
 }  // namespace

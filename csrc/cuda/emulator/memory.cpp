@@ -56,6 +56,15 @@ void poison_shared(size_t n_bytes) {
 
 size_t n_allocated_bytes() { return n_allocated; }
 
+std::string name_global(const void* p) {
+  const size_t offset = arena.offset(p);
+  auto it = allocated.upper_bound(offset);
+  if (it == allocated.begin()) return cat("of device memory at ", p);
+  --it;
+  return cat("at +", offset - it->first, " of the ", it->second, " bytes at ",
+             static_cast<const void*>(arena.base + it->first));
+}
+
 std::vector<std::pair<uintptr_t, size_t>> allocations() {
   std::vector<std::pair<uintptr_t, size_t>> all;
   for (const auto& [offset, n_bytes] : allocated)

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace lanner::cuda::emulated {
 
@@ -29,6 +30,8 @@ void reserve_arena();
 // Shared memory of a new block: n_bytes, unwritten, 0xff.
 void poison_shared(size_t n_bytes);
 size_t n_allocated_bytes();
+std::string name_global(const void* p);  // "at +256 of the 1024 bytes at 0x..."
+std::string name_bytes(const void* p);   // shared memory too
 // Throws DeviceError that names `call` unless the bytes lie in one allocation.
 void check_allocated(const char* call, const void* device, size_t n_bytes);
 void* reserve_bytes(size_t n_bytes);  // of address space, zero when touched

@@ -92,11 +92,11 @@ uint32_t ballot(bool x) { return meet_to_shuffle(kBallot, x, 0, LANNER_SITE); }
 
 // --- between blocks
 // -------------------------------------------------------------------------------------------
-void fence_device() { block.running->fenced = true; }
+void fence_device() { remember_fence(); }
 
 int32_t atomic_add(int32_t* p, int32_t x) {
   check_access(p, 4, Access::atomic, 4, LANNER_SITE);
-  publish(p);
+  meet_at_atomic(p);
   const int32_t before = *p;
   *p = static_cast<int32_t>(static_cast<uint32_t>(before) + static_cast<uint32_t>(x));
   block.yield();
@@ -104,7 +104,7 @@ int32_t atomic_add(int32_t* p, int32_t x) {
 }
 uint32_t atomic_max(uint32_t* p, uint32_t x) {
   check_access(p, 4, Access::atomic, 4, LANNER_SITE);
-  publish(p);
+  meet_at_atomic(p);
   const uint32_t before = *p;
   *p = before < x ? x : before;
   block.yield();
@@ -137,7 +137,7 @@ void copy_async_wait(int n_groups) {
   while (static_cast<int>(groups.size()) - 1 > n_groups) {
     for (const Copy& copy : groups.front()) {
       if (configuration().copies == Delivery::lazy) arrive(copy);
-      check_copy_arrives(copy.shared);
+      check_copy_arrives(copy.shared, copy.site);
     }
     groups.pop_front();
   }

@@ -30,6 +30,7 @@ DeviceInfo info;
 
 constexpr size_t kParamBytes = 4096;  // that a kernel may have
 alignas(128) char params_of_launch[kParamBytes];
+const void* param_pointers[kParamBytes / 128];
 
 Graph* recording = nullptr;  // between begin_capture and end_capture
 Stream recorded_stream = nullptr;
@@ -84,9 +85,8 @@ void run(const Launch& launch) {
   block.kernel = symbol_of(launch.kernel.address);
 
   std::memcpy(params_of_launch, launch.bytes.data(), launch.bytes.size());
-  std::vector<const void*> params;
-  for (size_t offset : launch.offsets) params.push_back(params_of_launch + offset);
-  block.params = params.data();
+  for (size_t i = 0; i < launch.offsets.size(); ++i) param_pointers[i] = params_of_launch + launch.offsets[i];
+  block.params = param_pointers;
 
   std::vector<uint32_t> order(static_cast<size_t>(grid.x) * grid.y * grid.z);
   std::iota(order.begin(), order.end(), 0u);
@@ -94,6 +94,7 @@ void run(const Launch& launch) {
   if (settings.order == Order::random)
     for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random_below(i)]);
 
+  begin_launch_checks();
   block.first_serial = next_serial;
   if (!launch.shape.overlaps) chain_serial = next_serial;
   block.chain_serial = chain_serial;
@@ -117,6 +118,14 @@ void now_or_in_graph(Stream stream, std::function<void()> step) {
     recording->steps.push_back(std::move(step));
   else
     step();
+}
+
+// Not a launch: what is launched next does not overlap with what was launched before.
+void copy_now_or_in_graph(Stream stream, std::function<void()> step) {
+  now_or_in_graph(stream, [step = std::move(step)] {
+    chain_serial = next_serial;
+    step();
+  });
 }
 
 }  // namespace
@@ -165,26 +174,26 @@ const DeviceInfo& device_info() {
 
 void copy_to_device(void* device, const void* host, size_t n_bytes, Stream stream) {
   check_allocated("copy_to_device", device, n_bytes);
-  now_or_in_graph(stream, [=] {
+  copy_now_or_in_graph(stream, [=] {
     std::memcpy(device, host, n_bytes);
     mark_written(device, n_bytes);
   });
 }
 void copy_to_host(void* host, const void* device, size_t n_bytes, Stream stream) {
   check_allocated("copy_to_host", device, n_bytes);
-  now_or_in_graph(stream, [=] { std::memcpy(host, device, n_bytes); });
+  copy_now_or_in_graph(stream, [=] { std::memcpy(host, device, n_bytes); });
 }
 void copy_on_device(void* to, const void* from, size_t n_bytes, Stream stream) {
   check_allocated("copy_on_device", to, n_bytes);
   check_allocated("copy_on_device", from, n_bytes);
-  now_or_in_graph(stream, [=] {
+  copy_now_or_in_graph(stream, [=] {
     std::memmove(to, from, n_bytes);
     std::memmove(arena.state + arena.offset(to), arena.state + arena.offset(from), n_bytes);
   });
 }
 void fill(void* device, uint8_t byte, size_t n_bytes, Stream stream) {
   check_allocated("fill", device, n_bytes);
-  now_or_in_graph(stream, [=] {
+  copy_now_or_in_graph(stream, [=] {
     std::memset(device, byte, n_bytes);
     mark_written(device, n_bytes);
   });
