@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sysconfig
+import tempfile
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -51,32 +53,39 @@ def _closure(source: Path, seen: dict[Path, bytes]) -> None:
                 break
 
 
-def compiled(source: Path, folder: str, suffix: str, flags: tuple[str, ...]) -> tuple[Path, str]:
-    """The output of nvcc for a .cuh or .cu file and what it said, made anew when a source has changed."""
+def cached(source: Path, folder: str, suffix: str, make: Callable[[Path], None]) -> Path:
+    """The file that `make` writes from a source, made anew when what the source includes has changed."""
     seen: dict[Path, bytes] = {}
     _closure(source, seen)
-    key = hashlib.sha256(repr([FLAGS, flags, *sorted(seen.values())]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr([FLAGS, ARCHES, *sorted(seen.values())]).encode()).hexdigest()[:16]
     out = ROOT / "build/cuda" / folder / f"{source.stem}-{key}{suffix}"
-    log = out.with_suffix(out.suffix + ".log")
-    if not out.exists() or not log.exists():
+    if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
-        for old in out.parent.glob(f"{source.stem}-*{suffix}*"):
-            if re.fullmatch(rf"{re.escape(source.stem)}-[0-9a-f]{{16}}{re.escape(suffix)}(\.log)?", old.name):
+        for old in out.parent.iterdir():
+            if re.fullmatch(rf"{re.escape(source.stem)}-[0-9a-f]{{16}}{re.escape(suffix)}", old.name):
                 old.unlink()
-        unit = out.parent / f"{source.stem}-{key}.cu"
-        unit.write_text(f'#include "{source}"\n')
         partial = out.with_suffix(f".partial{os.getpid()}")
-        command = [str(tool("nvcc")), *FLAGS, *flags, str(unit), "-o", str(partial)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        unit.unlink()
-        if done.returncode:
-            raise RuntimeError(f"nvcc failed on {source.name}: {done.stdout}{done.stderr}")
-        log.write_text(done.stdout + done.stderr)
+        make(partial)
         partial.rename(out)
-    return out, log.read_text()
+    return out
+
+
+def run(command: Sequence[str | Path]) -> str:
+    """What a program says. RuntimeError with it when the program fails."""
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{Path(command[0]).name} failed:\n{done.stdout[-6000:]}{done.stderr[-6000:]}")
+    return done.stdout + done.stderr
 
 
 def ptx(source: Path) -> str:
-    """The PTX for sm_80."""
-    out, _ = compiled(source, "ptx", ".ptx", ("-gencode", "arch=compute_80,code=compute_80", "-ptx"))
-    return out.read_text()
+    """The PTX for sm_80 of a .cuh or .cu file."""
+
+    def make(out: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            unit = Path(folder) / f"{source.stem}.cu"
+            unit.write_text(f'#include "{source}"\n')
+            target = ("-gencode", "arch=compute_80,code=compute_80", "-ptx")
+            run([tool("nvcc"), *FLAGS, *target, unit, "-o", out])
+
+    return cached(source, "ptx", ".ptx", make).read_text()

@@ -1,0 +1,176 @@
+"""Machine code of the kernels for every architecture: compiled, disassembled, and what can be read off it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import toolkit
+
+
+@dataclass(frozen=True)
+class Step:
+    """One instruction. `registers`: the numbers of the general registers among its operands, in order."""
+
+    opcode: str
+    operands: str
+    predicate: str
+
+    @cached_property
+    def registers(self) -> tuple[int, ...]:
+        return tuple(int(r) for r in re.findall(r"(?<![A-Z])R(\d+)", self.operands))
+
+    @cached_property
+    def dead(self) -> bool:
+        return self.predicate == "@!PT"
+
+
+@dataclass
+class SassKernel:
+    symbol: str
+    name: str  # with its template arguments, without namespaces and parameters
+    arch: str
+    unit: str
+    registers: int
+    stack: int
+    spills: int
+    max_threads: int
+    steps: list[Step] = field(repr=False)
+
+    def count(self, prefix: str, steps: list[Step] | None = None) -> int:
+        return sum(s.opcode.startswith(prefix) and not s.dead for s in (self.steps if steps is None else steps))
+
+    @cached_property
+    def loops(self) -> list[list[Step]]:
+        """Bodies of the innermost loops."""
+        spans = []
+        for end, step in enumerate(self.steps):
+            target = re.search(r"0x([0-9a-f]+)$", step.operands)
+            if step.opcode.startswith("BRA") and target and int(target[1], 16) // 16 <= end:
+                spans.append((int(target[1], 16) // 16, end + 1))
+        inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
+        # The endless jump to itself behind the code is no loop.
+        return [self.steps[a:b] for a, b in inner if b - a > 1]
+
+    def main_loop(self, prefix: str) -> list[Step]:
+        """The innermost loop with most instructions of the kind. Empty without one."""
+        found = [loop for loop in self.loops if self.count(prefix, loop)]
+        return max(found, key=lambda loop: self.count(prefix, loop), default=[])
+
+    def bytes_in_flight(self) -> int:
+        """Most bytes that a lane has asked of global memory at once, in the loop that asks for most."""
+        loops = self.loops or [self.steps]
+        return max(in_flight(loop) for loop in loops)
+
+
+WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
+
+
+def load_bytes(opcode: str) -> int:
+    return next((WIDTHS[part] for part in opcode.split(".") if part in WIDTHS), 4)
+
+
+def in_flight(loop: list[Step]) -> int:
+    """Peak over the second turn. Loads return in order, so one that is used has let the earlier ones arrive.
+
+    Groups of copies count from their issue until a wait leaves fewer groups than lie behind them.
+    """
+    loads: list[tuple[set[int], int]] = []  # registers, bytes
+    groups: list[int] = [0]  # bytes; the last is open
+    peak = 0
+    for turn in range(3):
+        for step in loop:
+            if step.dead:
+                continue
+            touched = set(step.registers)
+            last = max((i for i, (into, _) in enumerate(loads) if into & touched), default=-1)
+            del loads[: last + 1]
+            if step.opcode.startswith("LDGSTS"):
+                groups[-1] += load_bytes(step.opcode)
+            elif step.opcode.startswith("LDGDEPBAR"):
+                groups.append(0)
+            elif step.opcode.startswith("DEPBAR") and (left := re.search(r"SB0,0x([0-9a-f]+)", step.operands)):
+                del groups[: max(0, len(groups) - 1 - int(left[1], 16))]
+            elif step.opcode.startswith("LDG") and step.registers:
+                n_bytes = load_bytes(step.opcode)
+                first = step.registers[0]
+                loads.append((set(range(first, first + max(1, n_bytes // 4))), n_bytes))
+            if turn:
+                peak = max(peak, sum(n for _, n in loads) + sum(groups))
+    return peak
+
+
+# --- compiling --------------------------------------------------------------------------------------------
+
+ENTRY = re.compile(
+    r"Compiling entry function '(\w+)' for 'sm_(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+    r"(\d+) bytes spill loads.*?Used (\d+) registers",
+    re.S,
+)
+
+
+def arches(unit: Path) -> tuple[str, ...]:
+    return ("90a",) if toolkit.is_sm90(unit) else toolkit.ARCHES
+
+
+@cache
+def kernels(unit: Path) -> list[SassKernel]:
+    """Every kernel of the unit on every architecture it is for."""
+    path = toolkit.cached(unit, "sass", ".json", lambda out: _disassemble(unit, out))
+    return [
+        SassKernel(**{**k, "steps": [Step(*s) for s in k["steps"]]}) for k in json.loads(path.read_text())
+    ]
+
+
+def _disassemble(unit: Path, out: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / f"{unit.stem}.cu"
+        source.write_text(f'#include "{unit}"\n')
+        codes = [a for arch in arches(unit) for a in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
+        # One call for all, which keeps each cubin: two architectures at a time.
+        command = [str(toolkit.tool("nvcc")), *toolkit.FLAGS, *codes, "-fatbin", "--threads", "2",
+                   "-Xptxas", "-v", "--keep", "--keep-dir", folder, str(source), "-o", f"{folder}/fat"]  # fmt: skip
+        said = toolkit.run(command)
+        names: dict[str, str] = {}
+        found = []
+        for arch in arches(unit):
+            listing = toolkit.run([str(toolkit.tool("nvdisasm")), "-json", *Path(folder).glob(f"*{arch}*.cubin")])
+            text = next(Path(folder).glob(f"*_{arch}.ptx")).read_text()
+            found += list(_kernels(unit, arch, json.loads(listing)[1], said, text, names))
+    out.write_text(json.dumps(found))
+
+
+def _kernels(
+    unit: Path, arch: str, functions: list[Any], said: str, ptx: str, names: dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    used = {(m[1], m[2]): [int(m[i]) for i in range(3, 7)] for m in ENTRY.finditer(said)}
+    threads = dict(re.findall(r"\.entry (\w+)\(.*?\.maxntid (\d+)", ptx, re.S))
+    for function in functions:
+        symbol = function["function-name"]
+        stack, stores, loads, registers = used[symbol, arch]
+        steps = [[s["opcode"], s.get("operands", ""), s.get("predicate", "")] for s in function["sass-instructions"]]
+        yield {"symbol": symbol, "name": names.setdefault(symbol, short_name(symbol)), "arch": arch,
+               "unit": unit.stem, "registers": registers, "stack": stack, "spills": stores + loads,
+               "max_threads": int(threads[symbol]), "steps": steps}  # fmt: skip
+
+
+def short_name(symbol: str) -> str:
+    """`skinny_kernel<4, true>` of the mangled name."""
+    filt = shutil.which("c++filt")
+    whole = toolkit.run([filt, symbol]).strip() if filt else symbol
+    whole = re.sub(r"\b(?:lanner|cuda)::", "", whole.removeprefix("void "))
+    whole = re.sub(r"\(\w+\)(?=-?\w)", "", whole)  # casts of enums
+    depth = 0
+    for i, c in enumerate(whole):
+        depth += (c == "<") - (c == ">")
+        if c == "(" and not depth:
+            return whole[:i]
+    return whole
