@@ -87,13 +87,15 @@ LANNER_DEVICE float warp_max(float x) {
 // Over the block, through a float of shared memory for each warp, which another sum may not use.
 LANNER_DEVICE float block_sum(float x, float* of_warps) {
   x = warp_sum(x);
-  if (lane_index() == 0) of_warps[warp_index()] = x;
+  const int warp = warp_index();
+  if (lane_index() == 0) of_warps[warp] = x;
   sync_block();
   return warp_sum(lane_index() < block_threads() / kWarpSize ? of_warps[lane_index()] : 0.0f);
 }
 LANNER_DEVICE float block_max(float x, float* of_warps) {
   x = warp_max(x);
-  if (lane_index() == 0) of_warps[warp_index()] = x;
+  const int warp = warp_index();
+  if (lane_index() == 0) of_warps[warp] = x;
   sync_block();
   return warp_max(lane_index() < block_threads() / kWarpSize ? of_warps[lane_index()] : kLowest);
 }

@@ -46,7 +46,9 @@ Float4 mma_bf16(Float4 d, Bytes16 a, Bytes8 b);
 // --- where a thread is -------------------------------------------------------------------------------
 LANNER_DEVICE int thread_index() { return emulated::thread_index(); }
 LANNER_DEVICE int lane_index() { return emulated::thread_index() % kWarpSize; }
-LANNER_DEVICE int warp_index() { return emulated::thread_index() / kWarpSize; }
+LANNER_DEVICE int warp_index() {  // a shuffle on a GPU, which lanes alone would wait for
+  return static_cast<int>(emulated::shuffle(static_cast<uint32_t>(emulated::thread_index() / kWarpSize), 0));
+}
 LANNER_DEVICE int block_x() { return emulated::block_index(0); }
 LANNER_DEVICE int block_y() { return emulated::block_index(1); }
 LANNER_DEVICE int block_z() { return emulated::block_index(2); }
