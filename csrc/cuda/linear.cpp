@@ -27,6 +27,8 @@ void check_qkv(const RopeAppend& q, int n) {
 void check(const LinearArgs& args) {
   check_present("linear", "x", args.x);
   check_weight("linear", "weight", args.weight);
+  const int end = static_cast<int>(args.end);
+  check(end >= 0 && end <= static_cast<int>(LinearEnd::kQkv), "linear: end is ", end, ", wanted 0 to 3");
   check(args.residual == nullptr || args.end == LinearEnd::kStore,
         "linear: residual is given to an end that adds none");
   check(args.norm_weight == nullptr || args.norm_eps > 0, "linear: norm_eps is ", args.norm_eps,
@@ -35,6 +37,7 @@ void check(const LinearArgs& args) {
                 args.end == LinearEnd::kLogits ? static_cast<const void*>(args.logits) : args.out);
   if (args.end == LinearEnd::kGated)
     check_multiple("linear", "rows of a gated weight", args.weight.n, kTileRows);
+  if (args.end == LinearEnd::kGated) check_activation("linear", args.function);
   if (args.end == LinearEnd::kQkv) check_qkv(args.qkv, args.weight.n);
 }
 

@@ -3,7 +3,7 @@
 //   norm:  x / sqrt(mean(x^2) + eps) * norm_weight, when norm_weight is given
 //   end:   kStore  out[t][row] = y + residual[t][row]
 //          kLogits logits[t][row] = y, float32
-//          kGated  out[t][i] = act(gate[i]) * up[i]
+//          kGated  out[t][i] = function(gate[i]) * up[i]
 //          kQkv    q rotated to out, k rotated and v to the KV cache
 //
 // Rows of kGated and kQkv are ordered so that what an end combines is rows g and g + 8 of a tile of 16: the
@@ -13,12 +13,12 @@
 //           rope_dim / 2 + 8 m + 0..7, which are rotated together; all other rows as they are
 #pragma once
 
+#include "cuda/activations.h"
 #include "cuda/weights.h"
 
 namespace lanner::cuda {
 
 enum class LinearEnd : int32_t { kStore, kLogits, kGated, kQkv };
-enum class Gate : int32_t { kSilu, kGeluTanh };
 
 // Of kQkv. A page of the cache is K (n_kv_heads, 32, head_dim), then V alike.
 struct RopeAppend {
@@ -48,16 +48,16 @@ struct LinearArgs {
   const float* bias;     // (n padded to 16) or null
   const bf16* residual;  // (rows, n) or null, of kStore; may be out
   LinearEnd end;
-  Gate gate;       // of kGated
-  RopeAppend qkv;  // of kQkv
-  bf16* out;       // (rows, n), kGated (rows, n / 2), kQkv (rows, n_heads * head_dim)
-  float* logits;   // (rows, n) of kLogits
+  Activation function;  // of kGated
+  RopeAppend qkv;       // of kQkv
+  bf16* out;            // (rows, n), kGated (rows, n / 2), kQkv (rows, n_heads * head_dim)
+  float* logits;        // (rows, n) of kLogits
   RowCount rows;
 
   template <class F>
   void each_field(F&& field) {
     field("x", x), field("weight", weight), field("norm_weight", norm_weight), field("norm_eps", norm_eps);
-    field("bias", bias), field("residual", residual), field("end", end), field("gate", gate);
+    field("bias", bias), field("residual", residual), field("end", end), field("function", function);
     field("qkv", qkv), field("out", out), field("logits", logits), field("rows", rows);
   }
 };

@@ -5,15 +5,6 @@
 
 namespace lanner::cuda {
 
-// gate * sigmoid(gate), or gelu with tanh as gate * sigmoid(2 u), which keeps its relative accuracy far below
-// 0.
-LANNER_DEVICE float gated(Gate kind, float gate, float up) {
-  constexpr float kLog2E = 1.4426950408889634f;
-  constexpr float k2SqrtTwoOverPi = 1.5957691216057308f;
-  const float z = kind == Gate::kSilu ? gate : k2SqrtTwoOverPi * (gate + 0.044715f * gate * gate * gate);
-  return gate * up * rcp_approx(1.0f + exp2_approx(-kLog2E * z));
-}
-
 // Row of the cache, page * 32 + position in the page, to which the token is appended. To be looked up early:
 // two dependent loads.
 LANNER_DEVICE int32_t kv_slot(const RopeAppend& qkv, int token) {
@@ -69,7 +60,7 @@ LANNER_DEVICE void end_rows(const LinearArgs& args, int tile, int g, int token, 
       break;
     }
     case LinearEnd::kGated:
-      args.out[int64_t{token} * (n / 2) + tile * 8 + g] = to_bf16(gated(args.gate, low, high));
+      args.out[int64_t{token} * (n / 2) + tile * 8 + g] = to_bf16(activation(args.function, low) * high);
       break;
     case LinearEnd::kQkv:
       end_qkv(args, tile, g, token, slot, low, high);

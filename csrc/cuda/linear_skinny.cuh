@@ -153,7 +153,7 @@ linear_skinny_kernel(LinearArgs args, int n_splits) {
     }
   }
   sync_block();
-  if (n_mine == 0) return;
+  if (tile >= n_tiles(args.weight)) return;
   const std::byte* first = ring - split * kRingBytes;  // of the tile
   for (int t = split; t < kBlocks; t += n_splits) {
     float sum[4] = {}, square[2] = {};
@@ -191,6 +191,7 @@ int skinny_splits(const Weight& w) {
 
 template <WeightType type, int kBlocks>
 void launch_skinny(const LinearArgs& args, const Bounds& bounds) {
+  if (args.rows.bound(bounds) == 0) return;
   const int n_splits = skinny_splits(args.weight);
   const LaunchShape shape{.grid = {ceil_div(n_tiles(args.weight) * n_splits, kSkinnyWarps)},
                           .n_threads = kSkinnyWarps * kWarpSize,
