@@ -15,7 +15,18 @@ namespace lanner::cuda::emulated {
 namespace {
 
 const char* verb(Access access) {
-  return access == Access::read ? "reads" : access == Access::write ? "writes" : "updates";
+  switch (access) {
+    case Access::read:
+      return "reads";
+    case Access::write:
+      return "writes";
+    case Access::atomic:
+      return "updates";
+    case Access::tensor_read:
+      return "multiplies by";
+    default:
+      return "copies to";
+  }
 }
 
 // "thread 3 of block (0, 0, 0) of softmax_kernel reads 4 bytes of shared memory at + 128 (softmax.cuh:41)"
@@ -56,7 +67,8 @@ bool all_written(const uint8_t* state, size_t n) {
 const char* objection(uint8_t state, Access access) {
   if (state == kNobodys) return "bounds";
   if (state == kPending) return "pending";
-  return state == kUnwritten && access != Access::write ? "unwritten" : nullptr;
+  return state == kUnwritten && access != Access::write && access != Access::tensor_write ? "unwritten"
+                                                                                          : nullptr;
 }
 
 void check_state(const void* p, size_t n_bytes, Access access, void* site) {
@@ -70,7 +82,7 @@ void check_state(const void* p, size_t n_bytes, Access access, void* site) {
       add_violation(kind, sentence(p, n_bytes, access, site) + what);
       break;
     }
-  if (access != Access::read)
+  if (writes(access))
     for (size_t i = 0; i < n_bytes; ++i)
       if (state[i] == kUnwritten) state[i] = kWritten;
 }
@@ -103,6 +115,30 @@ void check_copy_arrives(const void* shared, void* site) {
   if (!configuration().checks || !arena.holds(shared)) return;
   std::memset(arena.state + arena.offset(shared), kWritten, 16);
   order_access(shared, 16, Access::write, site);
+}
+
+void check_tensor_copy_begins(const void* shared, size_t n_bytes, void* site) {
+  check_access(shared, n_bytes, Access::tensor_write, 16, site);
+  if (configuration().checks && arena.holds(shared))
+    std::memset(arena.state + arena.offset(shared), kPending, n_bytes);
+}
+
+void check_tensor_copy_arrives(const void* shared, size_t n_bytes) {
+  if (configuration().checks && arena.holds(shared))
+    std::memset(arena.state + arena.offset(shared), kWritten, n_bytes);
+}
+
+void check_tensor_read_begins(const void* shared, size_t n_bytes, void* site) {
+  if (!configuration().checks || !arena.holds(shared)) return;
+  check_state(shared, n_bytes, Access::tensor_read, site);
+  if (const Conflict conflict = check_order(shared, n_bytes, Access::tensor_read); conflict.kind)
+    add_violation(conflict.kind, sentence(shared, n_bytes, Access::tensor_read, site) + conflict.with);
+}
+
+void check_tensor_read_ends(const void* shared, size_t n_bytes, void* site) {
+  if (!configuration().checks || !arena.holds(shared)) return;
+  if (const Conflict conflict = order_access(shared, n_bytes, Access::tensor_read, site); conflict.kind)
+    add_violation(conflict.kind, sentence(shared, n_bytes, Access::tensor_read, site) + conflict.with);
 }
 
 }  // namespace lanner::cuda::emulated

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "cuda/emulator/report.h"
+#include "cuda/emulator/sm90.h"
 
 namespace lanner::cuda::emulated {
 
@@ -157,6 +158,7 @@ void Block::run() {
     t.waits_in = nullptr;
     t.done = t.waited_for_kernel_ahead = false;
     t.fence = Snapshot();
+    t.proxy_fence = 0;
     t.groups.clear();
     t.groups.emplace_back();
     prepare(t.fiber, i, run_fiber);
@@ -165,7 +167,9 @@ void Block::run() {
     warps[w].runnable = ~0u;
     warps[w].arrived = 0;
   }
-  for (Barrier& b : barriers) b = Barrier{};
+  for (Meeting& m : barriers) m = Meeting{};
+  begin_block_barriers();
+  begin_block_wgmma();
   running = &threads[configuration().order == Order::reverse ? 0 : n_threads - 1];
   running = choose();
   switch_fibers(host, running->fiber);
@@ -198,7 +202,7 @@ void meet(const Collective& collective, void* arguments, void* site) {
 }
 
 void meet_at_barrier(int id, int n_threads, const char* operation, void* site) {
-  Barrier& barrier = block.barriers[id];
+  Meeting& barrier = block.barriers[id];
   if (barrier.n_arrived == 0) barrier.n_threads = n_threads;
   if (barrier.n_threads != n_threads || n_threads % kWarpSize || n_threads > block.n_threads)
     block.fail(cat(block.kernel, ": ", operation, " of barrier ", id, " at ", name_site(site), " by ",

@@ -33,6 +33,7 @@ struct Thread {
   bool done = false;
   bool waited_for_kernel_ahead = false;
   Snapshot fence;                        // what it knew at its last fence_device()
+  uint32_t proxy_fence = 0;              // time of its last fence_async_proxy()
   std::deque<std::vector<Copy>> groups;  // of asynchronous copies, the last one open
 };
 
@@ -50,7 +51,7 @@ struct Warp {
   void* first_site;  // of the lane that came first
 };
 
-struct Barrier {
+struct Meeting {
   int n_arrived = 0;
   int n_threads = 0;  // that the first one said
   std::vector<Thread*> waiting;
@@ -69,7 +70,7 @@ struct Block {
   Thread* running = nullptr;
   Thread threads[kMaxThreads];
   Warp warps[kMaxThreads / kWarpSize];
-  Barrier barriers[kBarriers];
+  Meeting barriers[kBarriers];
 
   // The kernel with its parameters, called by each fiber.
   void (*invoke)(const void* kernel, const void* const* params);

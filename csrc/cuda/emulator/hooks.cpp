@@ -2,6 +2,7 @@
 // are ours.
 #include "cuda/emulator/access.h"
 #include "cuda/emulator/block.h"
+#include "cuda/emulator/site.h"
 
 namespace {
 
@@ -16,7 +17,6 @@ inline void touch(const void* p, size_t n_bytes, Access access, size_t align, vo
 }  // namespace
 
 #define LANNER_HOOK extern "C" __attribute__((visibility("default"))) void
-#define LANNER_SITE __builtin_extract_return_addr(__builtin_return_address(0))
 
 #define LANNER_HOOKS_OF_SIZE(n)                                                                         \
   LANNER_HOOK __tsan_read##n(void* p) { touch(p, n, Access::read, n, LANNER_SITE); }                    \

@@ -34,7 +34,7 @@ struct Cell {
   uint32_t read_block;
   int32_t read_site;
   uint8_t write_bytes, read_bytes[2];  // which of the four
-  bool atomic : 1;                     // the write
+  bool atomic : 1, tensor : 1;         // the write
   bool many_blocks : 1;                // more than one has read
 };
 static_assert(sizeof(Cell) == 32);
@@ -98,9 +98,16 @@ bool of_kernel_ahead(uint32_t serial) {
 }
 bool of_other_block(uint32_t serial) { return serial >= block.first_serial && serial != block.serial; }
 
-Conflict against_write(const Cell& c, uint8_t bytes, bool atomic) {
+Conflict against_write(const Cell& c, uint8_t bytes, Access access) {
+  const bool atomic = access == Access::atomic;
   if (!c.write || !(c.write_bytes & bytes)) return {};
   if (c.write_block == block.serial) {
+    const bool tensor = access == Access::tensor_read || access == Access::tensor_write;
+    const Thread& writer = block.threads[c.write.thread()];
+    if (tensor && !c.tensor && known(c.write) && writer.proxy_fence < c.write.time()) {
+      return {"proxy", cat("; thread ", c.write.thread(), " wrote them (",
+                           name_site(unpack_site(c.write_site)), "), and did not fence_async_proxy()")};
+    }
     if (known(c.write) || (atomic && c.atomic)) return {};
     return same_block("wrote them", c.write, c.write_site);
   }
@@ -149,41 +156,57 @@ void record_read(Cell& c, uint8_t bytes, Moment now, int32_t site) {
   put(c.reads[0].thread() / kWarpSize == now.thread() / kWarpSize ? 0 : 1);
 }
 
-void record_write(Cell& c, uint8_t bytes, Moment now, int32_t site, bool atomic) {
+void record_write(Cell& c, uint8_t bytes, Moment now, int32_t site, Access access) {
   const bool again = c.write == now && c.write_block == block.serial;
   c.write_bytes = again ? c.write_bytes | bytes : bytes;
   c.write = now;
   c.write_block = block.serial;
   c.write_site = site;
-  c.atomic = atomic;
+  c.atomic = access == Access::atomic;
+  c.tensor = access == Access::tensor_write;
   for (int i = 0; i < 2; ++i)  // who is ordered after this write is ordered after the reads before it
     if (!(c.read_bytes[i] &= static_cast<uint8_t>(~bytes))) c.reads[i] = Moment();
 }
 
 }  // namespace
 
-Conflict order_access(const void* p, size_t n_bytes, Access access, void* site) {
+namespace {
+// each(cell, which of its four bytes) for all bytes of an access.
+template <class Each>
+void each_cell(const void* p, size_t n_bytes, Each each) {
   if (!cells) [[unlikely]]
     cells = static_cast<Cell*>(reserve_bytes(arena.n_bytes / 4 * sizeof(Cell)));
   const size_t first = arena.offset(p), end = first + n_bytes;
-  const Thread& me = *block.running;
-  const Moment now(me.index, me.clock.now);
-  const int32_t where = pack_site(site);
-  Conflict conflict;
   for (size_t i = first / 4; i < (end + 3) / 4; ++i) {
     uint32_t bytes = 0xf;
     if (4 * i < first) bytes &= 0xfu << (first - 4 * i);
     if (4 * i + 4 > end) bytes &= 0xfu >> (4 * i + 4 - end);
-    const uint8_t b = static_cast<uint8_t>(bytes & 0xf);
-    Cell& c = cells[i];
-    if (!conflict.kind) conflict = against_write(c, b, access == Access::atomic);
-    if (access != Access::read) {
-      if (!conflict.kind) conflict = against_reads(c, b);
-      record_write(c, b, now, where, access == Access::atomic);
-    } else {
-      record_read(c, b, now, where);
-    }
+    each(cells[i], static_cast<uint8_t>(bytes & 0xf));
   }
+}
+}  // namespace
+
+Conflict check_order(const void* p, size_t n_bytes, Access access) {
+  Conflict conflict;
+  each_cell(p, n_bytes, [&](const Cell& c, uint8_t bytes) {
+    if (!conflict.kind) conflict = against_write(c, bytes, access);
+    if (!conflict.kind && writes(access)) conflict = against_reads(c, bytes);
+  });
+  return conflict;
+}
+
+Conflict order_access(const void* p, size_t n_bytes, Access access, void* site) {
+  const Moment now(block.running->index, block.running->clock.now);
+  const int32_t where = pack_site(site);
+  Conflict conflict;
+  each_cell(p, n_bytes, [&](Cell& c, uint8_t bytes) {
+    if (!conflict.kind) conflict = against_write(c, bytes, access);
+    if (!conflict.kind && writes(access)) conflict = against_reads(c, bytes);
+    if (writes(access))
+      record_write(c, bytes, now, where, access);
+    else
+      record_read(c, bytes, now, where);
+  });
   return conflict;
 }
 

@@ -17,5 +17,7 @@ struct Conflict {
 
 // Records the access of the running thread.
 Conflict order_access(const void* p, size_t n_bytes, Access access, void* site);
+// Does not record it.
+Conflict check_order(const void* p, size_t n_bytes, Access access);
 
 }  // namespace lanner::cuda::emulated

@@ -6,9 +6,7 @@
 #include "cuda/emulator/block.h"
 #include "cuda/emulator/memory.h"
 #include "cuda/emulator/report.h"
-
-// Where in the kernel the function was called.
-#define LANNER_SITE __builtin_extract_return_addr(__builtin_return_address(0))
+#include "cuda/emulator/site.h"
 
 namespace lanner::cuda::emulated {
 
@@ -142,7 +140,6 @@ void copy_async_wait(int n_groups) {
     groups.pop_front();
   }
 }
-bool deliver_late_copies() { return false; }
 
 // --- matrices
 // ---------------------------------------------------------------------------------------------------

@@ -226,7 +226,9 @@ void* allocate_host(size_t n_bytes) { return std::malloc(n_bytes ? n_bytes : 1);
 void release_host(void* p) noexcept { std::free(p); }
 
 Event create_event() { return new std::chrono::steady_clock::time_point; }
-void destroy_event(Event event) noexcept { delete static_cast<std::chrono::steady_clock::time_point*>(event); }
+void destroy_event(Event event) noexcept {
+  delete static_cast<std::chrono::steady_clock::time_point*>(event);
+}
 void record(Event event, Stream) {
   *static_cast<std::chrono::steady_clock::time_point*>(event) = std::chrono::steady_clock::now();
 }
