@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
 #include <unordered_map>
 #include <vector>
 
@@ -238,12 +239,17 @@ void begin_launch_checks() {
 
 void forget_accesses(size_t offset, size_t n_bytes) {
   if (!cells) return;
-  constexpr size_t kPage = 4096;
-  char* begin = reinterpret_cast<char*>(cells + offset / 4);
-  char* end = begin + n_bytes / 4 * sizeof(Cell);
-  begin += (kPage - reinterpret_cast<uintptr_t>(begin) % kPage) % kPage;
-  end -= reinterpret_cast<uintptr_t>(end) % kPage;
-  if (end > begin) madvise(begin, static_cast<size_t>(end - begin), MADV_DONTNEED);
+  constexpr uintptr_t kPage = 4096;
+  char* const begin = reinterpret_cast<char*>(cells + offset / 4);
+  char* const end = reinterpret_cast<char*>(cells + (offset + n_bytes + 3) / 4);
+  // Whole pages go back to the system, and are zero when they come again.
+  char* const first = begin + (kPage - reinterpret_cast<uintptr_t>(begin) % kPage) % kPage;
+  char* const last = end - reinterpret_cast<uintptr_t>(end) % kPage;
+  if (last <= first || last - first < ptrdiff_t{1} << 20)
+    return static_cast<void>(std::memset(begin, 0, static_cast<size_t>(end - begin)));
+  std::memset(begin, 0, static_cast<size_t>(first - begin));
+  madvise(first, static_cast<size_t>(last - first), MADV_DONTNEED);
+  std::memset(last, 0, static_cast<size_t>(end - last));
 }
 
 }  // namespace lanner::cuda::emulated
