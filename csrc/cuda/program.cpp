@@ -78,8 +78,8 @@ bool Program::is_decode(const Step& step) {
 }
 
 void Program::check_step(const Step& s) const {
-  check(s.n_tokens >= 1 && s.n_tokens <= sizes_.max_tokens && s.n_seqs <= sizes_.max_seqs && s.n_outputs >= 0 &&
-            s.n_outputs <= sizes_.max_outputs && s.max_pages == sizes_.max_pages &&
+  check(s.n_tokens >= 1 && s.n_tokens <= sizes_.max_tokens && s.n_seqs <= sizes_.max_seqs &&
+            s.n_outputs >= 0 && s.n_outputs <= sizes_.max_outputs && s.max_pages == sizes_.max_pages &&
             s.max_seqs == sizes_.max_seqs && s.n_groups == sizes_.n_groups,
         "Program.run: the step has other sizes than the program");
   check_token_ids("embed", s, vocab_size_);
@@ -150,7 +150,8 @@ void Program::run(const Step& step) {
   if (found != graphs_.end()) {
     launch(found->second, stream_);
   } else {
-    for (const Launch& launch : launches(is_decode(step) ? Steps::kDecode : Steps::kOther)) launch.run(bounds);
+    for (const Launch& launch : launches(is_decode(step) ? Steps::kDecode : Steps::kOther))
+      launch.run(bounds);
     // Recorded behind the first run, which has brought the code of all kernels to the GPU.
     if (is_decode(step)) graphs_[bounds.n_tokens] = record_graph(bounds);
   }
@@ -171,8 +172,7 @@ std::vector<float> Program::run_timed(const Step& step) {
   }
   read_ids(step);
   std::vector<float> times;
-  for (size_t i = 0; i < list.size(); ++i)
-    times.push_back(milliseconds_between(events[i], events[i + 1]));
+  for (size_t i = 0; i < list.size(); ++i) times.push_back(milliseconds_between(events[i], events[i + 1]));
   for (Event event : events) destroy_event(event);
   return times;
 }

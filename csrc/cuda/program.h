@@ -1,5 +1,5 @@
-// The flat program on a GPU: launches in order, in two lists. One is for steps in which every sequence has one
-// token, which decoding has, and is recorded as a graph for each bucket of 1, 2, 4, 8, 16 or 32 rows; the
+// The flat program on a GPU: launches in order, in two lists. One is for steps in which every sequence has
+// one token, which decoding has, and is recorded as a graph for each bucket of 1, 2, 4, 8, 16 or 32 rows; the
 // other is for all other steps and is launched directly.
 //
 // A step reaches the GPU in one copy: its arrays lie one behind the other, the block tables last, so that the
@@ -50,7 +50,9 @@ class Program {
 
   StepArrays step_arrays(int32_t group) const;
   const StepLayout& layout() const { return layout_; }
-  void add(Steps steps, Launch launch) { (steps == Steps::kDecode ? decode_ : other_).push_back(std::move(launch)); }
+  void add(Steps steps, Launch launch) {
+    (steps == Steps::kDecode ? decode_ : other_).push_back(std::move(launch));
+  }
   // Device address of the ids (R,) int32 that come back after every step.
   void set_ids(const int32_t* ids) { device_ids_ = ids; }
 

@@ -39,6 +39,7 @@ class Doctor:
 
     cpu: str
     isa: str
+    gpu: str
     n_threads: int
     thread_limits: tuple[tuple[str, str], ...]
     memory_total_bytes: int
@@ -53,6 +54,7 @@ class Doctor:
         lines = [
             ("processor", self.cpu),
             ("kernels", self.isa),
+            ("GPU", self.gpu),
             ("threads", f"{self.n_threads} (the least of the limits below)"),
             *((f"  {what}", limit) for what, limit in self.thread_limits),
             ("memory", memory),
@@ -84,6 +86,7 @@ def doctor(*, refresh: bool = False) -> Doctor:
     return Doctor(
         cpu=cpu_name(),
         isa=isa,
+        gpu=_gpu(),
         n_threads=n_threads,
         thread_limits=tuple(limits),
         memory_total_bytes=total,
@@ -118,6 +121,15 @@ def _load_core() -> tuple[ModuleType | None, str]:
         return core, str(core.isa())
     except (ImportError, AttributeError) as error:
         return None, f"cannot be loaded: {error}"
+
+
+def _gpu() -> str:
+    """The GPU that device="cuda" would use, or why there is none."""
+    try:
+        from lanner.cuda.library import describe
+    except ImportError as error:  # without the compiled module there are no kernels of any kind
+        return f"unknown: {error}"
+    return describe()
 
 
 def _measure(core: ModuleType, n_threads: int) -> Speed | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from lanner import _core
 from lanner._records import dataclass
 from lanner.profile import IN_PYTHON, IN_STEP, Profile, ProfileRow, ProfileSection
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from lanner import _core
     from lanner.decoder import Decoder
     from lanner.encoder import Encoder
     from lanner.program import Program
@@ -60,6 +60,8 @@ def record(
     """
     from lanner._doctor import speed_with
 
+    if getattr(model, "device", "cpu") != "cpu":
+        raise _core.DeviceError("profile: steps of a GPU are not recorded; make cuda-check times its kernels")
     parts = _parts(model)
     with _turn:
         if warm_up is not None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Chunk", "GenerationResult", "Handle", "Model", "ModelInfo", "TokenStream", "load"]
 
+DEVICES = ("cpu", "cuda")
+
 _LOAD_OPTIONS = ("context", "threads", "kv_dtype", "max_memory", "quantize", "device")
 
 
@@ -40,7 +42,7 @@ def load(
     *,
     context: int | None = None,
     threads: int | None = None,
-    kv_dtype: str = "f16",
+    kv_dtype: str | None = None,
     max_memory: int | None = None,
     quantize: str | None = None,
     device: str = "cpu",
@@ -57,33 +59,56 @@ def load(
         context: positions that a prompt and its continuation may take together; the model's own if None.
         threads: threads of a step; by default the physical cores that this process may use.
         kv_dtype: type of cached keys and values, "f16" or "f32", or "q8": 8 bits and a scale for every token
-            and head, half the memory of "f16".
-        max_memory: bytes that weights, cache and activations may take together. By default pages of the cache
-            are taken until they are half of the memory that is available once the weights are loaded.
+            and head, half the memory of "f16". None is "f16", on a GPU "bf16", which is the only one there.
+        max_memory: bytes that weights, cache and activations may take together, of the device. By default
+            pages of the cache are taken until they are half of the memory that is available once the weights
+            are loaded; on a GPU, most of what is free then.
         quantize: None keeps the type of every weight; "q8_0" or "q4_0" is given to matrices of a float type,
             but for those whose rows are not whole blocks of 32.
-        device: "cpu".
+        device: "cpu", or "cuda" for the first NVIDIA GPU: there a step is not the same bits for every batch,
+            but the same for the same batch.
 
     Raises:
         OSError: the file cannot be opened.
         ModelFileError, UnsupportedModelError: it contradicts itself, or has something that is not known.
         ValueError: an argument, such as a context beyond the model's.
         OutOfMemoryBudget: `max_memory` does not suffice.
-        DeviceError: a device that this build has no kernels for.
+        DeviceError: "cuda", where lanner was built without CUDA or there is no driver or GPU.
     """
     check_keywords("load", unknown, _LOAD_OPTIONS)
-    if device != "cpu":
-        raise _core.DeviceError(f"load: device is {device!r:.80}, this build runs on 'cpu' alone")
+    if device not in DEVICES:
+        raise ValueError(f"load: device is {device!r:.80}, wanted one of {', '.join(map(repr, DEVICES))}")
     for name, value in (("context", context), ("threads", threads), ("max_memory", max_memory)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"load: {name} is {value!r:.80}, wanted a whole number of at least 1, or None")
     if threads is not None and threads > _core.MAX_THREADS:
         raise ValueError(f"load: threads is {threads}, wanted at most {_core.MAX_THREADS}")
-    return _loaded(model, threads, kv_dtype, context=context, max_memory=max_memory, quantize=quantize)
+    options = {"context": context, "max_memory": max_memory, "quantize": quantize}
+    if device == "cuda":
+        return _on_gpu(model, threads, kv_dtype=kv_dtype, **options)
+    return _loaded(model, threads, "f16" if kv_dtype is None else kv_dtype, **options)
+
+
+def _on_gpu(model: str | os.PathLike[str], threads: int | None, **options: Any) -> Model:
+    """The model of checked arguments, on the GPU."""
+    from lanner import catalog, models
+    from lanner.checkpoint import open_checkpoint
+    from lanner.cuda.decoder import CudaDecoder
+    from lanner.tokenizer_files import tokenizer_of
+
+    checkpoint = open_checkpoint(catalog.resolve(model))
+    if models.is_encoder(checkpoint.settings) or models.is_seq2seq(checkpoint.settings):
+        raise _core.UnsupportedModelError(
+            f"device='cuda' runs decoders alone, this model is {checkpoint.architecture}; use device='cpu'"
+        )
+    n_threads = threads or min(default_threads()[0], _core.MAX_THREADS)
+    decoder: Any = CudaDecoder(checkpoint, n_threads=n_threads, **options)  # with all that Decoder has
+    tokenizer, name = tokenizer_of(checkpoint)
+    return Model(decoder, tokenizer, tokenizer_name=name)
 
 
 def _loaded(model: str | os.PathLike[str], threads: int | None, kv_dtype: str, **options: Any) -> Model:
-    """The model of checked arguments."""
+    """The model of checked arguments, on the CPU."""
     from lanner import catalog, models
     from lanner.checkpoint import open_checkpoint
     from lanner.decoder import Decoder

@@ -44,7 +44,8 @@ void bind_memory(py::module_& m) {
   m.def("device_info", &info,
         "The GPU: name, sm_version, n_sms, n_bytes, n_free_bytes. DeviceError without one.");
 
-  py::class_<DeviceArray, std::shared_ptr<DeviceArray>>(m, "DeviceArray", "Bytes of device memory, zero at first.")
+  py::class_<DeviceArray, std::shared_ptr<DeviceArray>>(m, "DeviceArray",
+                                                        "Bytes of device memory, zero at first.")
       .def(py::init<size_t>(), py::arg("n_bytes"))
       .def("upload", &upload, py::arg("array"), py::arg("offset") = 0)
       .def("download", &download, py::arg("offset"), py::arg("n_bytes"))

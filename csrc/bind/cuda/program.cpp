@@ -69,13 +69,13 @@ Steps steps_named(const std::string& name) {
 
 void add_named(PyProgram& p, const std::string& steps, const std::string& op, const std::string& name,
                const py::dict& values) {
-#define LANNER_ADD(known, Args)                                                                  \
-  if (op == #known) {                                                                            \
-    const Args args = Fields(#known, values).read<Args>();                                       \
-    check(args);                                                                                 \
-    p.program.add(steps_named(steps), {name, op, [args](const Bounds& b) { known(args, b); }});  \
-    p.owners.push_back(values.attr("copy")());                                                   \
-    return;                                                                                      \
+#define LANNER_ADD(known, Args)                                                                 \
+  if (op == #known) {                                                                           \
+    const Args args = Fields(#known, values).read<Args>();                                      \
+    check(args);                                                                                \
+    p.program.add(steps_named(steps), {name, op, [args](const Bounds& b) { known(args, b); }}); \
+    p.owners.push_back(values.attr("copy")());                                                  \
+    return;                                                                                     \
   }
   LANNER_CUDA_OPS(LANNER_ADD)
 #undef LANNER_ADD
@@ -98,14 +98,16 @@ py::dict step_fields(const PyProgram& p, int32_t group) {
 
 std::vector<std::pair<std::string, std::string>> names(const PyProgram& p, const std::string& steps) {
   std::vector<std::pair<std::string, std::string>> out;
-  for (const Launch& launch : p.program.launches(steps_named(steps))) out.emplace_back(launch.name, launch.op);
+  for (const Launch& launch : p.program.launches(steps_named(steps)))
+    out.emplace_back(launch.name, launch.op);
   return out;
 }
 
 }  // namespace
 
 void bind_program(py::module_& m) {
-  py::class_<PyProgram>(m, "Program", "Launches over fixed device memory; the step's arrays are read at run().")
+  py::class_<PyProgram>(m, "Program",
+                        "Launches over fixed device memory; the step's arrays are read at run().")
       .def(py::init([](const py::dict& sizes, const py::dict& arrays, int32_t vocab_size,
                        const std::vector<std::pair<int32_t, int32_t>>& groups) {
              const auto size = [&](const char* name) { return sizes[name].cast<int32_t>(); };
@@ -114,7 +116,8 @@ void bind_program(py::module_& m) {
                            size("n_groups"), size("max_keys")},
                  arrays, vocab_size, groups);
            }),
-           py::arg("sizes"), py::arg("arrays"), py::arg("vocab_size"), py::arg("groups"), py::keep_alive<1, 3>())
+           py::arg("sizes"), py::arg("arrays"), py::arg("vocab_size"), py::arg("groups"),
+           py::keep_alive<1, 3>())
       .def("step_fields", &step_fields, py::arg("group"),
            "The argument `step` of operations on layers of a group.")
       .def("add", &add_named, py::arg("steps"), py::arg("op"), py::arg("name"), py::arg("values"))

@@ -54,8 +54,8 @@ DeviceInfo find_device() {
   info.n_sms = properties.multiProcessorCount;
   info.shared_bytes_per_block = static_cast<int>(properties.sharedMemPerBlockOptin);
   if (info.sm_version < kOldest)
-    throw DeviceError(
-        cat("this build has no code for sm_", info.sm_version, " (", info.name, "), only for sm_80 and later"));
+    throw DeviceError(cat("this build has no code for sm_", info.sm_version, " (", info.name,
+                          "), only for sm_80 and later"));
   MUST(cudaSetDevice, 0);
   MUST(cudaMemGetInfo, &info.n_free_bytes, &info.n_bytes);
   return info;
