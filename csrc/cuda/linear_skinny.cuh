@@ -171,7 +171,8 @@ linear_skinny_kernel(LinearArgs args, int n_splits) {
       const int token = 8 * t + 2 * c + e;
       if (token >= n_tokens) continue;
       const float scale = kNorm ? rsqrt_approx(square[e] / static_cast<float>(k) + args.norm_eps) : 1.0f;
-      end_rows(args, tile, g, token, slots[token], sum[e] * scale, sum[2 + e] * scale);
+      const int32_t slot = args.end == LinearEnd::kQkv ? slots[token] : 0;
+      end_rows(args, tile, g, token, slot, sum[e] * scale, sum[2 + e] * scale);
     }
   }
 }

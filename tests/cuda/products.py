@@ -1,4 +1,4 @@
-"""`linear` on the device and in float64: calls, references, and bounds of the error, for every kernel of it."""
+"""`linear` on the device and in float64: calls, references, and bounds of the error."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from values import U_BF16, as_bf16, call, put, room, rows
 
 from lanner.cuda.pack import Packed, gated_rows, pack, qkv_rows, unpack
-from values import U_BF16, as_bf16, call, put, room, rows
 
 STORE, LOGITS, GATED, QKV = range(4)
 FUNCTIONS = {"silu": 0, "gelu_tanh": 2}
@@ -29,8 +29,8 @@ class Product:
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def random(cls, n: int, k: int, n_tokens: int, type: str, *, seed: int = 0, order: np.ndarray | None = None,
-               norm: bool = False, bias: bool = False, residual: bool = False) -> Product:  # fmt: skip
+    def random(cls, n: int, k: int, n_tokens: int, type: str, *, seed: int = 0, norm: bool = False,
+               bias: bool = False, residual: bool = False, order: Any = None) -> Product:  # fmt: skip
         rng = np.random.default_rng(seed)
         order = np.arange(n) if order is None else order
         weights = (rng.standard_normal((n, k)) / np.sqrt(k)).astype(np.float32)
@@ -46,9 +46,9 @@ class Product:
     def sums(self, rounded: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """weight norm(x) + bias (T, n) in float64, and bounds of its error in float32.
 
-        Of the norm, x times its weights is rounded to bf16 as the kernels do; not if not `rounded`. Sums of
-        tensor cores may drop what is below 2^-23 of their largest term, each mma anew; codes of four bits come
-        with 128 added to them, so that there the terms are larger than the weights.
+        Of the norm, x times its weights is rounded to bf16 as the kernels do; not if not `rounded`. Sums
+        of tensor cores may drop what is below 2^-23 of their largest term, each mma anew; codes of four
+        bits come with 128 added to them, so that there the terms are larger than the weights.
         """
         w = unpack(self.packed)[np.argsort(self.order)]
         x = self.x.astype(np.float64)
@@ -59,7 +59,7 @@ class Product:
             x = (as_bf16(product) if rounded else product).astype(np.float64)
         size = np.abs(w)
         if self.packed.type == "int4":
-            size = size + np.repeat(size.reshape(len(w), -1, 32).max(axis=2) * 20, 32, axis=1)
+            size = size + np.repeat(size.reshape(len(w), -1, 32).max(axis=2) * 40, 32, axis=1)
         k = w.shape[1]
         bound = (np.abs(x) @ size.T) * scale * (k / 16 + 16) * 2.0**-23
         y = (x @ w.T) * scale
@@ -156,7 +156,7 @@ class Heads:
     def run(
         self, cuda: Any, product: Product, bound: int, op: str = "linear"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """q (T, n_heads, D) and the cache (pages, 2, kv_heads, 32, D), which is NaN where nothing was written."""
+        """q (T, n_heads, D) and the cache (pages, 2, kv_heads, 32, D), NaN where nothing was written."""
         n_tokens = len(self.positions)
         table = np.zeros((bound, max(self.rope_dim, 1)), np.float32)
         if self.rope_dim:

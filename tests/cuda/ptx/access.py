@@ -16,7 +16,7 @@ SPACES = ("global", "shared", "local", "param", "const")
 def build(inst: Instruction, symbols: Any, kernel: Kernel) -> Run | None:
     base = inst.opcode[0]
     if base == "ld" and "param" in inst.opcode:
-        return _load_param(inst, kernel)
+        return _load_param(inst, symbols, kernel)
     if base == "ld":
         return _load(inst, symbols)
     if base == "st":
@@ -125,19 +125,31 @@ def _load(inst: Instruction, symbols: Any) -> Run:
     return run
 
 
-def _load_param(inst: Instruction, kernel: Kernel) -> Run:
+PARAM_WINDOW = 1 << 32  # addresses of the parameters of a kernel lie so far apart
+
+
+def param_address(kernel: Kernel, name: str) -> int:
+    return (kernel.params[name][0] + 1) * PARAM_WINDOW
+
+
+def _load_param(inst: Instruction, symbols: Any, kernel: Kernel) -> Run:
     dtype, vec = _shape(inst)
-    at = inst.operands[1]
-    if not isinstance(at, Address) or not isinstance(at.base, Name):
-        raise PtxError(f"'{inst.text}': parameters are read at constant addresses")
-    number, n_bytes = kernel.params[at.base.name]
+    address = address_of(inst.operands[1], symbols)
+    sizes = [n_bytes for _, n_bytes in kernel.params.values()]
     out = inst.operands[0].items if isinstance(inst.operands[0], Vector) else inst.operands[:1]
     size = np.dtype(dtype).itemsize
-    if at.offset % (size * vec) or at.offset + size * vec > n_bytes:
-        raise PtxError(f"'{inst.text}' leaves its parameter of {n_bytes} bytes")
 
     def run(m: Machine, group: Group | None) -> None:
-        values = np.frombuffer(m.params[number], dtype, vec, at.offset)
+        addresses = active(m, address(m), group)
+        if not len(addresses):
+            return
+        if (addresses != addresses[0]).any():
+            raise PtxError(f"'{inst.text}': lanes read parameters at several addresses")
+        number, offset = divmod(int(addresses[0]), PARAM_WINDOW)
+        n_bytes = sizes[number - 1] if 0 < number <= len(sizes) else 0
+        if offset % (size * vec) or offset + size * vec > n_bytes:
+            raise PtxError(f"'{inst.text}' leaves its parameter of {n_bytes} bytes")
+        values = np.frombuffer(m.params[number - 1], dtype, vec, offset)
         for register, value in zip(out, values, strict=True):
             m.write(register, value, group)
 

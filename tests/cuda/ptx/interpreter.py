@@ -117,7 +117,7 @@ NOTHING = (
 
 
 def _compile(kernel: Kernel, module_symbols: dict[str, int]) -> list[Run]:
-    symbols = dict(module_symbols)
+    symbols = dict(module_symbols) | {name: access.param_address(kernel, name) for name in kernel.params}
     at = 0
     for name, variable in kernel.variables.items():
         if variable.space != "local":
