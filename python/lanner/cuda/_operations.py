@@ -114,7 +114,7 @@ def rope_append(low: Lowering, i: Instruction) -> dict[str, Any]:
     """Rotation, and keys and values to the cache; without a table they are appended as they are."""
     if i.args.get("cross"):
         raise UnsupportedModelError(
-            f"device='cuda': operation append ({i.name}) to a cross cache has no kernel there; use device='cpu'"
+            f"device='cuda': operation append ({i.name}) to a cross cache has no kernel; use device='cpu'"
         )
     qkv = i.args["qkv" if i.op == "rope_append" else "kv"]
     table = i.args.get("table")
