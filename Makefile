@@ -9,7 +9,7 @@ NO_CUDA := --config-settings=cmake.define.LANNER_CUDA=off
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oracles test-models test-isa test-neon test-determinism test-wheel soak bench bench-program bench-peers bench-growth dev lint format wheel clean
+.PHONY: help demo test test-oracles test-models test-isa test-neon test-determinism test-cuda test-wheel soak bench bench-program bench-peers bench-growth dev lint format wheel clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -77,6 +77,18 @@ test-neon: build/aarch64/runner  ## NEON from the cross compiler (g++-aarch64-li
 # Every marker: what the ordinary tests leave out, and what they have of it.
 test-determinism: .venv-test/installed  ## the needle test in full: the same bits in every arrangement
 	.venv-test/bin/python -m pytest -q -m "" tests/test_determinism.py
+
+# nvcc from CUDA_HOME or PATH, else from the package index; it has no disassembler.
+CUDA_TOOLKIT := cuda-toolkit[nvcc,cudart,cccl]==13.0.*
+.venv-cuda/installed: build/local/.made
+	$(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/python $(PIP) install --force-reinstall --no-deps build/local/*.whl
+	.venv-cuda/bin/python $(PIP) install "$$(echo build/local/*.whl)[test]" cmake ninja pybind11 nvidia-cuda-nvdisasm
+	PATH="$$CUDA_HOME/bin:$$PATH" command -v nvcc || .venv-cuda/bin/python $(PIP) install "$(CUDA_TOOLKIT)"
+	@touch $@
+
+test-cuda: .venv-cuda/installed  ## the kernels for NVIDIA GPUs without one: emulated, from their PTX, and their machine code
+	.venv-cuda/bin/python -m pytest -q -m cuda tests/cuda
 
 test-oracles: .venv-oracles/installed  ## compares with PyTorch and transformers
 	.venv-oracles/bin/python -m pytest -q -m oracle

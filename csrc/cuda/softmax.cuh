@@ -210,7 +210,7 @@ softmax_parts_kernel(SoftmaxArgs args) {
 }
 
 template <class In, class Out, int N>
-LANNER_KERNEL(kLongThreads, 2)
+LANNER_KERNEL(kLongThreads, 1)
 softmax_merge_kernel(SoftmaxArgs args) {
   begin_kernel();
   const int64_t row = block_y();

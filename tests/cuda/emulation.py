@@ -12,7 +12,9 @@ from types import ModuleType
 from typing import Any
 
 import toolkit
+from gates import Gate, gate_named
 from ptx.interpreter import Module, as_callback
+from sass import short_name
 
 BUILD = toolkit.ROOT / "build/cuda/emulated"
 
@@ -50,6 +52,11 @@ def _pybind11() -> str:
     return str(pybind11.get_cmake_dir())
 
 
+@cache
+def _gate(symbol: str) -> Gate | None:
+    return gate_named(short_name(symbol))
+
+
 class UnitsCallback:
     """Runs launches from PTX. A unit is compiled when a kernel of it is launched first."""
 
@@ -68,6 +75,12 @@ class UnitsCallback:
             self.runs.update(dict.fromkeys(module.kernels, run))
         if symbol not in self.runs:
             raise LookupError(f"no unit has a kernel {symbol}")
+        gate = _gate(symbol)
+        if gate and launch["shared_bytes"] > gate.shared:
+            given = launch["shared_bytes"]
+            raise AssertionError(
+                f"{gate.pattern}: {given} bytes of shared memory, its gate has {gate.shared}"
+            )
         self.runs[symbol](launch)
 
 

@@ -1,4 +1,4 @@
-"""What is known of the GPUs: limits of an SM by architecture, and the machines that predictions are made for."""
+"""What is known of GPUs: limits of an SM by architecture, and the machines that predictions are for."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Gpu:
     fma: int  # bf16 with float32 sums, an SM and clock, dense, on the tensor cores' own instructions
     mma_share: float  # of that rate which mma.sync reaches
     l2: int  # bytes
-    latency: float = 0.65e-6  # of DRAM under load, seconds
+    latency: float  # of DRAM under load, seconds
     gap: float = 1.3e-6  # from the end of a kernel to the next one's start inside a graph, seconds
 
     @property
@@ -70,10 +70,10 @@ class Gpu:
 
 MB = 1024 * KB
 GPUS = [
-    Gpu("A100-80", "80", 108, 2.039e12, 1.41e9, 1024, 1.0, 40 * MB),
-    Gpu("RTX 4090", "89", 128, 1.008e12, 2.52e9, 256, 1.0, 72 * MB),
-    Gpu("RTX 5090", "120", 170, 1.792e12, 2.407e9, 256, 1.0, 96 * MB),
-    Gpu("H100 SXM", "90a", 132, 3.35e12, 1.83e9, 2048, 0.62, 50 * MB),
-    Gpu("B200", "100", 148, 8.0e12, 1.85e9, 4096, 0.30, 126 * MB),
+    Gpu("A100-80", "80", 108, 2.039e12, 1.41e9, 1024, 1.0, 40 * MB, 0.6e-6),
+    Gpu("RTX 4090", "89", 128, 1.008e12, 2.52e9, 256, 1.0, 72 * MB, 0.65e-6),
+    Gpu("RTX 5090", "120", 170, 1.792e12, 2.407e9, 256, 1.0, 96 * MB, 0.67e-6),
+    Gpu("H100 SXM", "90a", 132, 3.35e12, 1.83e9, 2048, 0.62, 50 * MB, 0.7e-6),
+    Gpu("B200", "100", 148, 8.0e12, 1.85e9, 4096, 0.2, 126 * MB, 0.72e-6),
 ]
 """Makers' figures, but for mma_share: what measured kernels reach without wgmma (H100) and tcgen05 (B200)."""

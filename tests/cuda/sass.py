@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,7 +45,9 @@ class SassKernel:
     steps: list[Step] = field(repr=False)
 
     def count(self, prefix: str, steps: list[Step] | None = None) -> int:
-        return sum(s.opcode.startswith(prefix) and not s.dead for s in (self.steps if steps is None else steps))
+        return sum(
+            s.opcode.startswith(prefix) and not s.dead for s in (self.steps if steps is None else steps)
+        )
 
     @cached_property
     def loops(self) -> list[list[Step]]:
@@ -79,10 +80,12 @@ def load_bytes(opcode: str) -> int:
 
 
 def in_flight(loop: list[Step]) -> int:
-    """Peak over the second turn. Loads return in order, so one that is used has let the earlier ones arrive.
+    """Peak after the first turn. Loads return in order, so one that is used has let the earlier ones arrive.
 
-    Groups of copies count from their issue until a wait leaves fewer groups than lie behind them.
+    Groups of copies count from their issue until a wait leaves fewer groups than lie behind them. Where there
+    are copies, they alone count: what is loaded beside them are activations, which the caches have.
     """
+    copies = any(step.opcode.startswith("LDGSTS") for step in loop)
     loads: list[tuple[set[int], int]] = []  # registers, bytes
     groups: list[int] = [0]  # bytes; the last is open
     peak = 0
@@ -97,9 +100,11 @@ def in_flight(loop: list[Step]) -> int:
                 groups[-1] += load_bytes(step.opcode)
             elif step.opcode.startswith("LDGDEPBAR"):
                 groups.append(0)
-            elif step.opcode.startswith("DEPBAR") and (left := re.search(r"SB0,0x([0-9a-f]+)", step.operands)):
+            elif step.opcode.startswith("DEPBAR") and (
+                left := re.search(r"SB0,0x([0-9a-f]+)", step.operands)
+            ):
                 del groups[: max(0, len(groups) - 1 - int(left[1], 16))]
-            elif step.opcode.startswith("LDG") and step.registers:
+            elif step.opcode.startswith("LDG") and step.registers and not copies:
                 n_bytes = load_bytes(step.opcode)
                 first = step.registers[0]
                 loads.append((set(range(first, first + max(1, n_bytes // 4))), n_bytes))
@@ -117,10 +122,6 @@ ENTRY = re.compile(
 )
 
 
-def arches(unit: Path) -> tuple[str, ...]:
-    return ("90a",) if toolkit.is_sm90(unit) else toolkit.ARCHES
-
-
 @cache
 def kernels(unit: Path) -> list[SassKernel]:
     """Every kernel of the unit on every architecture it is for."""
@@ -131,32 +132,52 @@ def kernels(unit: Path) -> list[SassKernel]:
 
 
 def _disassemble(unit: Path, out: Path) -> None:
+    codes = {"90a": ("90a",)} if toolkit.is_sm90(unit) else toolkit.CODES
+    generate = [
+        f"-gencode=arch=compute_{ptx},code=[{','.join(f'sm_{a}' for a in arches)}]"
+        for ptx, arches in codes.items()
+    ]
+    names: dict[str, str] = {}
+    found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{unit.stem}.cu"
         source.write_text(f'#include "{unit}"\n')
-        codes = [a for arch in arches(unit) for a in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
-        # One call for all, which keeps each cubin: two architectures at a time.
-        command = [str(toolkit.tool("nvcc")), *toolkit.FLAGS, *codes, "-fatbin", "--threads", "2",
-                   "-Xptxas", "-v", "--keep", "--keep-dir", folder, str(source), "-o", f"{folder}/fat"]  # fmt: skip
-        said = toolkit.run(command)
-        names: dict[str, str] = {}
-        found = []
-        for arch in arches(unit):
-            listing = toolkit.run([str(toolkit.tool("nvdisasm")), "-json", *Path(folder).glob(f"*{arch}*.cubin")])
-            text = next(Path(folder).glob(f"*_{arch}.ptx")).read_text()
-            found += list(_kernels(unit, arch, json.loads(listing)[1], said, text, names))
+        keep = ("-fatbin", "-Xptxas", "-v", "--keep", "--keep-dir", folder)
+        said = toolkit.run(
+            [toolkit.tool("nvcc"), *toolkit.FLAGS, *generate, *keep, source, "-o", f"{folder}/fat"]
+        )
+        for ptx, arches in codes.items():
+            stem = f"{folder}/{unit.stem}.compute_{ptx}"
+            text = Path(f"{stem}.ptx").read_text()
+            for arch in arches:
+                # sm_86 has the instructions of sm_89, and the same code of the same PTX.
+                cubin = (
+                    f"{stem}.sm_{'89' if arch == '86' else arch}.cubin"
+                    if len(arches) > 1
+                    else f"{stem}.cubin"
+                )
+                found += _kernels(unit, arch, _listing(cubin), said, text, names)
     out.write_text(json.dumps(found))
+
+
+@cache
+def _listing(cubin: str) -> list[Any]:
+    functions: list[Any] = json.loads(toolkit.run([toolkit.tool("nvdisasm"), "-json", cubin]))[1]
+    return functions
 
 
 def _kernels(
     unit: Path, arch: str, functions: list[Any], said: str, ptx: str, names: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
     used = {(m[1], m[2]): [int(m[i]) for i in range(3, 7)] for m in ENTRY.finditer(said)}
-    threads = dict(re.findall(r"\.entry (\w+)\(.*?\.maxntid (\d+)", ptx, re.S))
+    threads = dict(re.findall(r"\.entry (\w+)\([^{]*?\.maxntid (\d+)", ptx))
     for function in functions:
         symbol = function["function-name"]
         stack, stores, loads, registers = used[symbol, arch]
-        steps = [[s["opcode"], s.get("operands", ""), s.get("predicate", "")] for s in function["sass-instructions"]]
+        steps = [
+            (s["opcode"], s.get("operands", ""), s.get("predicate", ""))
+            for s in function["sass-instructions"]
+        ]
         yield {"symbol": symbol, "name": names.setdefault(symbol, short_name(symbol)), "arch": arch,
                "unit": unit.stem, "registers": registers, "stack": stack, "spills": stores + loads,
                "max_threads": int(threads[symbol]), "steps": steps}  # fmt: skip

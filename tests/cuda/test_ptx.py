@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 import toolkit
 from ptx.interpreter import Module, PtxError, Statistics
 

@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 FLAGS = ("-std=c++20", "-O3", f"-I{CSRC}")
 """As in the build of lanner._cuda: what is verified is what is shipped."""
-ARCHES = ("80", "86", "89", "90a", "100", "120")
+CODES = {"80": ("80", "86", "89"), "90a": ("90a",), "90": ("100", "120")}
+"""Architectures whose machine code is made of the same PTX, as in csrc/cuda/module.cmake."""
+ARCHES = tuple(arch for arches in CODES.values() for arch in arches)
 
 
 @cache

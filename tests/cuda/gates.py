@@ -1,0 +1,128 @@
+"""What the machine code of each kernel must be like: one table, in which every kernel has a row."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from gpus import GPUS, KB, SMS
+from sass import SassKernel, load_bytes
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Limits hold on every architecture the kernel is compiled for."""
+
+    pattern: str
+    """Of the name with its template arguments; * matches anything. The first row that fits counts."""
+    registers: int
+    blocks: int
+    """That must fit on an SM of `shared` bytes a block."""
+    shared: int = 0
+    needs: tuple[str, ...] = ()
+    """Opcodes that must occur, by their beginnings."""
+    saturates: bool = False
+    """Resident lanes have asked for as many bytes as keep DRAM busy (Little's law)."""
+    tensor: dict[str, float] = field(default_factory=dict)
+    """Least share of the rate of mma.sync that the main loop leaves, by architecture."""
+
+
+WIDE = ("LDG.E.128", "STG.E.128")
+COPIES = ("LDGSTS.E.BYPASS.128",)
+RING = 8 * 6144 + 128  # of linear_skinny: eight warps, and the slots of 32 tokens
+TABLE = [
+    # A thread has 8 or 16 elements, or a few vectors of 8.
+    Gate("add_kernel", 32, 6, needs=WIDE),
+    Gate("add_positions_kernel", 40, 4, needs=WIDE),
+    Gate("activate_kernel", 48, 4, needs=WIDE),
+    Gate("scale_kernel<*>", 32, 6, needs=WIDE),
+    Gate("softcap_kernel<*>", 32, 6, needs=WIDE),
+    Gate("gather_rows_kernel", 32, 6, needs=WIDE),
+    Gate("embed_kernel<0>", 40, 4, needs=WIDE),
+    Gate("embed_kernel<*>", 64, 4),
+    Gate("rope_table_kernel", 64, 4),
+    Gate("rope_append_kernel", 64, 4),
+    Gate("head_norm_kernel<*>", 64, 4),
+    # A row of a block in registers: 8 vectors of 8 elements and their weights.
+    Gate("rms_norm_kernel<8>", 112, 2, shared=128, needs=WIDE),
+    Gate("rms_norm_kernel<*>", 64, 4, shared=128, needs=WIDE),
+    Gate("qk_norm_kernel<8>", 128, 2, shared=128, needs=WIDE),
+    Gate("qk_norm_kernel<*>", 64, 4, shared=128, needs=WIDE),
+    Gate("layer_norm_kernel<8>", 128, 2, shared=256, needs=WIDE),
+    Gate("layer_norm_kernel<*>", 64, 4, shared=256, needs=WIDE),
+    # Softmax: a row in a warp's registers, in a block's shared memory, in global memory, split over blocks.
+    Gate("softmax_warp_kernel<*, 32>", 128, 4),
+    Gate("softmax_warp_kernel<*, 1, *>", 64, 7),
+    Gate("softmax_warp_kernel<*>", 96, 5),
+    Gate("softmax_block_kernel<*, 1>", 40, 2, shared=32 * KB + 128),
+    Gate("softmax_block_kernel<*>", 48, 2, shared=32 * KB + 128),
+    Gate("softmax_long_kernel<*>", 64, 2, shared=128),
+    Gate("softmax_parts_kernel<*>", 64, 2, shared=128),
+    Gate("softmax_merge_kernel<*>", 96, 1),
+    # Few tokens: weights stream through a ring of each warp; the products are on tensor cores.
+    Gate("linear_skinny_kernel<*>", 128, 2, shared=RING, needs=(*COPIES, "HMMA.16816"), saturates=True),
+]
+
+
+def gate_of(kernel: SassKernel) -> Gate | None:
+    return gate_named(kernel.name)
+
+
+def gate_named(name: str) -> Gate | None:
+    return next((g for g in TABLE if fnmatch.fnmatchcase(name, g.pattern)), None)
+
+
+def resident_blocks(kernel: SassKernel, shared: int) -> int:
+    return SMS[kernel.arch].resident(kernel.max_threads, kernel.registers, shared)
+
+
+def in_flight_per_sm(kernel: SassKernel, shared: int) -> int:
+    """Bytes that the resident lanes of an SM have asked for, at most."""
+    return resident_blocks(kernel, shared) * kernel.max_threads * kernel.bytes_in_flight()
+
+
+LITTLE = {g.arch: g.little for g in GPUS}
+MMA_CYCLES = {g.arch: g.mma_cycles for g in GPUS}
+
+
+def tensor_share(kernel: SassKernel) -> float:
+    """Of the rate of mma.sync, what the rest of the main loop leaves: cycles of HMMA to those of the fullest.
+
+    A quarter of an SM issues one instruction a clock, and has a quarter of 16 special functions and of 128
+    bytes of shared memory a clock.
+    """
+    loop = kernel.main_loop("HMMA")
+    if not loop:
+        return 0.0
+    products = kernel.count("HMMA", loop) * MMA_CYCLES.get(kernel.arch, 32.0)
+    special = kernel.count("MUFU", loop) * 8
+    moved = sum(_shared_bytes(step.opcode) for step in loop if not step.dead)
+    return min(1.0, products / max(len(loop), special, moved / 128 * 4))
+
+
+def _shared_bytes(opcode: str) -> int:
+    """That a warp moves in or out of shared memory."""
+    if opcode.startswith("LDSM"):
+        return 128 * int(opcode[-1]) if opcode[-1].isdigit() else 128
+    return 32 * load_bytes(opcode) if opcode.startswith(("LDS", "STS", "LDGSTS")) else 0
+
+
+def problems(kernel: SassKernel, gate: Gate) -> Iterator[str]:
+    """What is wrong with the machine code, each a sentence."""
+    if kernel.spills or kernel.stack or kernel.count("LDL") or kernel.count("STL"):
+        yield f"uses local memory: {kernel.stack} bytes of stack, {kernel.spills} bytes of spills"
+    for opcode in gate.needs:
+        if not kernel.count(opcode):
+            yield f"has no {opcode}"
+    if kernel.registers > gate.registers:
+        yield f"takes {kernel.registers} registers, at most {gate.registers} were wanted"
+    blocks = resident_blocks(kernel, gate.shared)
+    if blocks < gate.blocks:
+        yield f"fits {blocks} times on an SM, {gate.blocks} blocks were wanted"
+    if gate.saturates and kernel.arch in LITTLE:
+        asked, wanted = in_flight_per_sm(kernel, gate.shared), LITTLE[kernel.arch]
+        if asked < wanted:
+            yield f"asks for {asked / KB:.1f} KB at once on an SM, {wanted / KB:.1f} KB keep DRAM busy"
+    if kernel.arch in gate.tensor and (share := tensor_share(kernel)) < gate.tensor[kernel.arch]:
+        yield f"leaves tensor cores {share:.0%} of their rate, {gate.tensor[kernel.arch]:.0%} were wanted"
