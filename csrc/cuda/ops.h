@@ -4,6 +4,7 @@
 #include "cuda/activate.h"
 #include "cuda/add.h"
 #include "cuda/add_positions.h"
+#include "cuda/attention.h"
 #include "cuda/embed.h"
 #include "cuda/gather_rows.h"
 #include "cuda/head_norm.h"
@@ -17,19 +18,21 @@
 #include "cuda/softcap.h"
 #include "cuda/softmax.h"
 
-#define LANNER_CUDA_OPS(X)           \
-  X(activate, ActivateArgs)          \
-  X(add, AddArgs)                    \
-  X(add_positions, AddPositionsArgs) \
-  X(embed, EmbedArgs)                \
-  X(gather_rows, GatherRowsArgs)     \
-  X(head_norm, HeadNormArgs)         \
-  X(layer_norm, LayerNormArgs)       \
-  X(linear, LinearArgs)              \
-  X(qk_norm, QkNormArgs)             \
-  X(rms_norm, RmsNormArgs)           \
-  X(rope_append, RopeAppendArgs)     \
-  X(rope_table, RopeTableArgs)       \
-  X(scale, ScaleArgs)                \
-  X(softcap, SoftcapArgs)            \
+#define LANNER_CUDA_OPS(X)            \
+  X(activate, ActivateArgs)           \
+  X(add, AddArgs)                     \
+  X(add_positions, AddPositionsArgs)  \
+  X(attention_decode, AttentionArgs)  \
+  X(attention_prefill, AttentionArgs) \
+  X(embed, EmbedArgs)                 \
+  X(gather_rows, GatherRowsArgs)      \
+  X(head_norm, HeadNormArgs)          \
+  X(layer_norm, LayerNormArgs)        \
+  X(linear, LinearArgs)               \
+  X(qk_norm, QkNormArgs)              \
+  X(rms_norm, RmsNormArgs)            \
+  X(rope_append, RopeAppendArgs)      \
+  X(rope_table, RopeTableArgs)        \
+  X(scale, ScaleArgs)                 \
+  X(softcap, SoftcapArgs)             \
   X(softmax, SoftmaxArgs)

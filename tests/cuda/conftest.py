@@ -61,15 +61,16 @@ def fibers() -> Iterator[Any]:
 
 
 @pytest.fixture
-def everywhere(cuda: Any, level: str) -> Callable[[Callable[[], Any]], Any]:
-    """everywhere(call): what `call` returns, one array or a tuple, the same bits under all schedules."""
+def everywhere(cuda: Any, level: str) -> Callable[..., Any]:
+    """everywhere(call, n_sms=...): what `call` returns, one array or a tuple, the same bits under all schedules."""
 
-    def run(call: Callable[[], Any]) -> Any:
+    def run(call: Callable[[], Any], n_sms: int = 4) -> Any:
         if level == "ptx":
+            cuda.emulator.configure(checks=True, n_sms=n_sms)
             return call()
         first = None
         for schedule in SCHEDULES:
-            cuda.emulator.configure(checks=True, **schedule)
+            cuda.emulator.configure(checks=True, n_sms=n_sms, **schedule)
             result = call()
             assert cuda.emulator.report() == [], schedule
             arrays = result if isinstance(result, tuple) else (result,)

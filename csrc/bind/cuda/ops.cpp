@@ -39,6 +39,15 @@ void bind_ops(py::module_& m) {
       py::arg("bounds"));
   LANNER_CUDA_OPS(LANNER_FUNCTION)
 #undef LANNER_FUNCTION
+  m.def(
+      "attention_workspace",
+      [](const py::dict& bounds, const py::kwargs& values) {
+        const auto args = Fields("attention_workspace", values).read<AttentionArgs>();
+        check(args);
+        const AttentionWorkspace needed = attention_workspace(args, read_bounds(bounds));
+        return py::make_tuple(needed.n_bytes, needed.n_counters);
+      },
+      py::arg("bounds"), "(bytes, counters) that attention_decode needs.");
 }
 
 }  // namespace lanner::cuda
