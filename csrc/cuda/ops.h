@@ -14,6 +14,7 @@
 #include "cuda/rms_norm.h"
 #include "cuda/rope_append.h"
 #include "cuda/rope_table.h"
+#include "cuda/sample.h"
 #include "cuda/scale.h"
 #include "cuda/softcap.h"
 #include "cuda/softmax.h"
@@ -33,6 +34,7 @@
   X(rms_norm, RmsNormArgs)            \
   X(rope_append, RopeAppendArgs)      \
   X(rope_table, RopeTableArgs)        \
+  X(sample, SampleArgs)               \
   X(scale, ScaleArgs)                 \
   X(softcap, SoftcapArgs)             \
   X(softmax, SoftmaxArgs)
