@@ -22,20 +22,74 @@ inline constexpr int kSkinnyWarps = 8;
 inline constexpr int kRingBytes = 6 * 1024;
 inline constexpr int kSkinnyMostSplits = kSkinnyWarps;
 
-template <WeightType type>
-inline constexpr int kRingStages = kRingBytes / (unit_code_bytes(type) + unit_scale_bytes(type));
-
-// One unit of the ring: copied by the warp, read by its lanes.
-template <WeightType type>
-LANNER_DEVICE void copy_unit(std::byte* stage, const Weight& w, int64_t unit, int lane) {
-  constexpr int kCodes = unit_code_bytes(type), kScales = unit_scale_bytes(type);
-  const std::byte* codes = static_cast<const std::byte*>(w.codes) + unit * kCodes;
-  LANNER_UNROLL for (int at = 0; at < kCodes; at += kLoadBytes)
-      copy_async16_first(stage + at + lane * 16, codes + at + lane * 16);
-  if (kScales > 0 && lane < kScales / 16)
-    copy_async16_first(stage + kCodes + lane * 16,
-                       static_cast<const std::byte*>(w.scales) + unit * kScales + lane * 16);
+// Tiles that a warp sums side by side. Two of four bits share the tokens, which cost as much as the codes;
+// three stages of larger units would not fit, nor would the sums of 32 tokens.
+LANNER_BOTH constexpr int skinny_tiles(WeightType type, int n_blocks) {
+  return type == WeightType::kInt4 && n_blocks <= 2 ? 2 : 1;
 }
+
+// A ring of units in shared memory, which a warp fills and reads by itself. Stages hold a unit of each tile.
+template <WeightType type, int kTiles>
+struct UnitRing {
+  static constexpr int kCodes = unit_code_bytes(type), kScales = unit_scale_bytes(type);
+  static constexpr int kStageBytes = kTiles * (kCodes + kScales);
+  static constexpr int kStages = kRingBytes / kStageBytes;
+
+  // Of units first, first + step, ... below n_units of tiles tile, tile + 1, ..., the last of which is taken
+  // again for those that are missing.
+  LANNER_DEVICE UnitRing(std::byte* shared, const Weight& w, int tile, int first, int step)
+      : shared_(shared), lane_(lane_index()), step_(step), n_left_((n_units(w) - first + step - 1) / step) {
+    LANNER_UNROLL for (int i = 0; i < kTiles; ++i) {
+      const int of = tile + i < n_tiles(w) ? tile + i : n_tiles(w) - 1;
+      const int64_t unit = int64_t{of} * n_units(w) + first;
+      codes_[i] = static_cast<const std::byte*>(w.codes) + unit * kCodes + lane_ * 16;
+      scales_[i] = static_cast<const std::byte*>(w.scales) + unit * kScales + lane_ * 16;
+    }
+    if (tile >= n_tiles(w)) n_left_ = 0;
+    LANNER_UNROLL for (int i = 0; i < kStages - 1; ++i) fill(i * kStageBytes);
+  }
+
+  // The next unit. What was read of the one before is lost: its stage is filled anew.
+  LANNER_DEVICE const std::byte* next() {
+    copy_async_wait<kStages - 2>();
+    if constexpr (kScales > 0) sync_warp();  // scales come through other lanes
+    fill(free_);
+    free_ = at_;
+    at_ = at_ + kStageBytes == kStages * kStageBytes ? 0 : at_ + kStageBytes;
+    return shared_ + free_;
+  }
+
+  static LANNER_DEVICE void codes(const std::byte* stage, int tile, int lane,
+                                  Bytes16 (&loads)[unit_loads(type)]) {
+    LANNER_UNROLL for (int l = 0; l < unit_loads(type); ++l) loads[l] =
+        load16(stage + tile * kCodes + l * kLoadBytes + lane * 16);
+  }
+  static LANNER_DEVICE const std::byte* scales(const std::byte* stage, int tile, int lane) {
+    return stage + kTiles * kCodes + tile * kScales + lane_scale_offset(type, lane);
+  }
+
+ private:
+  LANNER_DEVICE void fill(int stage) {
+    if (n_left_ > 0) {
+      LANNER_UNROLL for (int i = 0; i < kTiles; ++i) {
+        std::byte* to = shared_ + stage + lane_ * 16;
+        LANNER_UNROLL for (int at = 0; at < kCodes; at += kLoadBytes)
+            copy_async16_first(to + i * kCodes + at, codes_[i] + at);
+        codes_[i] += step_ * kCodes;
+        if (kScales > 0 && lane_ < kScales / 16)
+          copy_async16_first(to + kTiles * kCodes + i * kScales, scales_[i]);
+        scales_[i] += step_ * kScales;
+      }
+    }
+    --n_left_;
+    copy_async_commit();
+  }
+
+  std::byte* shared_;
+  const std::byte *codes_[kTiles], *scales_[kTiles];
+  int lane_, step_, n_left_;
+  int at_ = 0, free_ = (kStages - 1) * kStageBytes;
+};
 
 // Eight values of a token times the norm's weights, rounded; adds their squares.
 LANNER_DEVICE Bytes16 times_norm(const Bytes16& x, const Float4 (&weight)[2], float& squares) {
@@ -49,117 +103,130 @@ LANNER_DEVICE Bytes16 times_norm(const Bytes16& x, const Float4 (&weight)[2], fl
           pair(x.z, weight[1].x, weight[1].y), pair(x.w, weight[1].z, weight[1].w)};
 }
 
-// sums[b] += the two steps of group j of a unit for each block of 8 tokens.
-template <WeightType type, int kBlocks>
-LANNER_DEVICE void add_group(float (&sums)[kBlocks][4], const Bytes16 (&codes)[unit_loads(type)],
-                             const std::byte* lane_scales, const Bytes16 (&x)[kBlocks][2], int j) {
-  uint32_t a[2][4], b[2];
-  LANNER_UNROLL for (int s = 0; s < 2; ++s) code_fragment<type>(codes, 2 * j + s, a[s]);
+// sums[i][t] += the two steps of group j of a stage, for each tile and each block of 8 tokens.
+template <class Ring, WeightType type, int kTiles, int kBlocks>
+LANNER_DEVICE void add_group(float (&sums)[kTiles][kBlocks][4],
+                             const Bytes16 (&codes)[kTiles][unit_loads(type)], const std::byte* stage,
+                             const Bytes16 (&x)[kBlocks][2], int j) {
+  uint32_t a[kTiles][2][4];
+  LANNER_UNROLL for (int i = 0; i < kTiles; ++i) {
+    LANNER_UNROLL for (int s = 0; s < 2; ++s) code_fragment<type>(codes[i], 2 * j + s, a[i][s]);
+  }
   if constexpr (type == WeightType::kBf16) {
     LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) {
-      LANNER_UNROLL for (int s = 0; s < 2; ++s) token_fragment(x[t][j], s, b), mma_bf16(sums[t], a[s], b);
+      LANNER_UNROLL for (int s = 0; s < 2; ++s) {
+        uint32_t b[2];
+        token_fragment(x[t][j], s, b);
+        LANNER_UNROLL for (int i = 0; i < kTiles; ++i) mma_bf16(sums[i][t], a[i][s], b);
+      }
     }
   } else {
     // A group shares its scale, so codes are multiplied as they are and their sum is scaled in float32. The
     // minimum, and the bias of the codes, meet the sum of the tokens, which an mma with ones gives.
     constexpr bool kHasMinimum = type == WeightType::kInt4;
     constexpr uint32_t kOnes[4] = {0x3F803F80u, 0x3F803F80u, 0x3F803F80u, 0x3F803F80u};
-    const GroupScales scales = group_scales<type>(lane_scales, j);
+    GroupScales scales[kTiles];
+    LANNER_UNROLL for (int i = 0; i < kTiles; ++i) {
+      scales[i] = group_scales<type>(Ring::scales(stage, i, lane_index()), j);
+      LANNER_UNROLL for (int h = 0; h < 2; ++h) scales[i].minimum[h] -= kCodeBias<type> * scales[i].scale[h];
+    }
     LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) {
-      float products[4] = {}, totals[4] = {};
+      uint32_t b[2][2];
+      float totals[4] = {};
       LANNER_UNROLL for (int s = 0; s < 2; ++s) {
-        token_fragment(x[t][j], s, b);
-        mma_bf16(products, a[s], b);
-        if constexpr (kHasMinimum) mma_bf16(totals, kOnes, b);
+        token_fragment(x[t][j], s, b[s]);
+        if constexpr (kHasMinimum) mma_bf16(totals, kOnes, b[s]);
       }
-      LANNER_UNROLL for (int i = 0; i < 4; ++i) {
-        const float scale = scales.scale[i / 2];
-        sums[t][i] += scale * products[i];
-        if constexpr (kHasMinimum)
-          sums[t][i] += (scales.minimum[i / 2] - kCodeBias<type> * scale) * totals[i];
+      LANNER_UNROLL for (int i = 0; i < kTiles; ++i) {
+        float products[4] = {};
+        LANNER_UNROLL for (int s = 0; s < 2; ++s) mma_bf16(products, a[i][s], b[s]);
+        LANNER_UNROLL for (int e = 0; e < 4; ++e) {
+          sums[i][t][e] += scales[i].scale[e / 2] * products[e];
+          if constexpr (kHasMinimum) sums[i][t][e] += scales[i].minimum[e / 2] * totals[e];
+        }
       }
     }
   }
 }
 
 template <WeightType type, int kBlocks, bool kNorm>
-LANNER_KERNEL(kSkinnyWarps* kWarpSize, kBlocks == 4 ? 2 : 3)
+LANNER_KERNEL(kSkinnyWarps* kWarpSize, kBlocks == 1 ? 3 : 2)
 linear_skinny_kernel(LinearArgs args, int n_splits) {
-  constexpr int kStages = kRingStages<type>;
-  constexpr int kStageBytes = unit_code_bytes(type) + unit_scale_bytes(type);
+  constexpr int kTiles = skinny_tiles(type, kBlocks);
+  using Ring = UnitRing<type, kTiles>;
   const int lane = lane_index(), g = lane / 4, c = lane % 4, warp = warp_index();
   const int split = warp % n_splits;
-  const int tile = (block_x() * kSkinnyWarps + warp) / n_splits;
-  const int k = args.weight.k, units = n_units(args.weight);
-  const int n_mine = tile < n_tiles(args.weight) ? (units - split + n_splits - 1) / n_splits : 0;
+  const int tile = (block_x() * kSkinnyWarps + warp) / n_splits * kTiles;
+  const int k = args.weight.k, tiles = n_tiles(args.weight), units = n_units(args.weight);
 
-  std::byte* ring = shared_memory<std::byte>() + warp * kRingBytes;
+  std::byte* shared = shared_memory<std::byte>() + warp * kRingBytes;
   int32_t* slots = reinterpret_cast<int32_t*>(shared_memory<std::byte>() + kSkinnyWarps * kRingBytes);
-  const auto copy = [&](int i, int stage) {
-    if (i < n_mine)
-      copy_unit<type>(ring + stage * kStageBytes, args.weight, int64_t{tile} * units + split + i * n_splits,
-                      lane);
-    copy_async_commit();
-  };
   // Weights depend on no kernel: they are under way while the one ahead ends.
-  LANNER_UNROLL for (int i = 0; i < kStages - 1; ++i) copy(i, i);
+  Ring ring(shared, args.weight, tile, split, n_splits);
   let_next_kernel_begin();
   wait_for_kernel_ahead();
   const int n_tokens = *args.rows.n;
+  if (n_tokens <= 0) return copy_async_wait<0>();
   if (args.end == LinearEnd::kQkv && thread_index() < n_tokens)
     slots[thread_index()] = kv_slot(args.qkv, thread_index());
 
-  float sums[kBlocks][4] = {}, squares[kBlocks] = {};
-  int stage = 0, free_stage = kStages - 1;
-  for (int i = 0; i < n_mine; ++i) {
-    const int at = (split + i * n_splits) * kUnitK + 8 * c;
-    Bytes16 x[kBlocks][2];
-    LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) {
-      LANNER_UNROLL for (int j = 0; j < 2; ++j) {
-        const int token = 8 * t + g;
-        x[t][j] = token < n_tokens ? load16(args.x + int64_t{token} * k + at + 32 * j) : Bytes16{};
-      }
-    }
+  // Columns without a token repeat the last one: columns do not see each other, and nobody asks for these.
+  const int first_k = split * kUnitK + 8 * c;
+  const bf16* tokens[kBlocks];
+  LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) {
+    const int token = 8 * t + g < n_tokens ? 8 * t + g : n_tokens - 1;
+    tokens[t] = args.x + int64_t{token} * k + first_k;
+  }
+  const float* norm = args.norm_weight + first_k;
+  float sums[kTiles][kBlocks][4] = {}, squares[kBlocks] = {};
+  Bytes16 x[kBlocks][2];
+  const auto load_tokens = [&](int j) {
+    LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) x[t][j] = load16(tokens[t] + j * kGroupK);
     if constexpr (kNorm) {
-      LANNER_UNROLL for (int j = 0; j < 2; ++j) {
-        const Float4* from = reinterpret_cast<const Float4*>(args.norm_weight + at + 32 * j);
-        const Float4 weight[2] = {from[0], from[1]};
-        LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) x[t][j] = times_norm(x[t][j], weight, squares[t]);
-      }
+      const Float4* from = reinterpret_cast<const Float4*>(norm + j * kGroupK);
+      const Float4 weight[2] = {from[0], from[1]};
+      LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) x[t][j] = times_norm(x[t][j], weight, squares[t]);
     }
-    copy_async_wait<kStages - 2>();
-    if constexpr (unit_scale_bytes(type) > 0) sync_warp();  // scales come through other lanes
-    copy(i + kStages - 1, free_stage);                      // where the unit before this one was
-    const std::byte* unit = ring + stage * kStageBytes;
-    Bytes16 codes[unit_loads(type)];
-    LANNER_UNROLL for (int l = 0; l < unit_loads(type); ++l) codes[l] =
-        load16(unit + l * kLoadBytes + lane * 16);
-    LANNER_UNROLL for (int j = 0; j < 2; ++j) add_group<type, kBlocks>(
-        sums, codes, unit + unit_code_bytes(type) + lane_scale_offset(type, lane), x, j);
-    free_stage = stage;
-    stage = stage + 1 == kStages ? 0 : stage + 1;
+  };
+  constexpr bool kEarly =
+      kBlocks <= 2;  // tokens are on their way before the weights are waited for; 32 fill registers
+  for (int unit = tile < tiles ? split : units; unit < units; unit += n_splits) {
+    load_tokens(0);
+    if constexpr (kEarly) load_tokens(1);
+    const std::byte* stage = ring.next();
+    Bytes16 codes[kTiles][unit_loads(type)];
+    LANNER_UNROLL for (int i = 0; i < kTiles; ++i) Ring::codes(stage, i, lane, codes[i]);
+    add_group<Ring, type, kTiles, kBlocks>(sums, codes, stage, x, 0);
+    if constexpr (!kEarly) load_tokens(1);
+    add_group<Ring, type, kTiles, kBlocks>(sums, codes, stage, x, 1);
+    LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) tokens[t] += n_splits * kUnitK;
+    norm += n_splits * kUnitK;
   }
 
-  // Sums of the warps of a tile meet where the rings were.
-  constexpr int kSquaresAt = kBlocks * kLoadBytes;
+  // Sums of the warps of a tile meet where the rings were: fragment i kBlocks + t, then squares.
+  constexpr int kFragments = kTiles * kBlocks, kSquaresAt = kFragments * kLoadBytes;
   copy_async_wait<0>();
   sync_warp();
   LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) {
-    reinterpret_cast<Float4*>(ring + t * kLoadBytes)[lane] = {sums[t][0], sums[t][1], sums[t][2], sums[t][3]};
+    LANNER_UNROLL for (int i = 0; i < kTiles; ++i) {
+      const float (&v)[4] = sums[i][t];
+      reinterpret_cast<Float4*>(shared + (i * kBlocks + t) * kLoadBytes)[lane] = {v[0], v[1], v[2], v[3]};
+    }
     if constexpr (kNorm) {
       squares[t] += shuffle_xor(squares[t], 1);
       squares[t] += shuffle_xor(squares[t], 2);
-      if (c == 0) reinterpret_cast<float*>(ring + kSquaresAt)[8 * t + g] = squares[t];
+      if (c == 0) reinterpret_cast<float*>(shared + kSquaresAt)[8 * t + g] = squares[t];
     }
   }
   sync_block();
-  if (tile >= n_tiles(args.weight)) return;
-  const std::byte* first = ring - split * kRingBytes;  // of the tile
-  for (int t = split; t < kBlocks; t += n_splits) {
+  const std::byte* first = shared - split * kRingBytes;  // of the tile
+  for (int f = split; f < kFragments; f += n_splits) {
+    const int t = f % kBlocks;
+    if (tile + f / kBlocks >= tiles) break;
     float sum[4] = {}, square[2] = {};
     for (int s = 0; s < n_splits; ++s) {
       const std::byte* from = first + s * kRingBytes;
-      const Float4 v = reinterpret_cast<const Float4*>(from + t * kLoadBytes)[lane];
+      const Float4 v = reinterpret_cast<const Float4*>(from + f * kLoadBytes)[lane];
       sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
       if constexpr (kNorm) {
         const Float2 q =
@@ -167,12 +234,14 @@ linear_skinny_kernel(LinearArgs args, int n_splits) {
         square[0] += q.x, square[1] += q.y;
       }
     }
-    LANNER_UNROLL for (int e = 0; e < 2; ++e) {
+    for (int e = 0; e < 2; ++e) {
       const int token = 8 * t + 2 * c + e;
-      if (token >= n_tokens) continue;
-      const float scale = kNorm ? rsqrt_approx(square[e] / static_cast<float>(k) + args.norm_eps) : 1.0f;
+      if (token >= n_tokens) break;
+      const float scale =
+          kNorm ? rsqrt_approx((e ? square[1] : square[0]) / static_cast<float>(k) + args.norm_eps) : 1.0f;
       const int32_t slot = args.end == LinearEnd::kQkv ? slots[token] : 0;
-      end_rows(args, tile, g, token, slot, sum[e] * scale, sum[2 + e] * scale);
+      end_rows(args, tile + f / kBlocks, g, token, slot, (e ? sum[1] : sum[0]) * scale,
+               (e ? sum[3] : sum[2]) * scale);
     }
   }
 }
@@ -181,11 +250,12 @@ linear_skinny_kernel(LinearArgs args, int n_splits) {
 namespace {
 
 // Warps that share a tile. A thousand warps keep 4 KB or more each in flight: what a B200 needs, and more
-// than any other. Of the shape alone, so that sums keep their order.
+// than any other. Of type and shape alone, so that sums keep their order whatever the number of tokens.
 int skinny_splits(const Weight& w) {
   constexpr int kEnoughWarps = 1024;
+  const int n_groups = ceil_div(n_tiles(w), skinny_tiles(w.type, 1));
   int n_splits = 1;
-  while (n_splits < kSkinnyMostSplits && n_tiles(w) * n_splits < kEnoughWarps && n_splits < n_units(w))
+  while (n_splits < kSkinnyMostSplits && n_groups * n_splits < kEnoughWarps && n_splits < n_units(w))
     n_splits *= 2;
   return n_splits;
 }
@@ -194,7 +264,8 @@ template <WeightType type, int kBlocks>
 void launch_skinny(const LinearArgs& args, const Bounds& bounds) {
   if (args.rows.bound(bounds) == 0) return;
   const int n_splits = skinny_splits(args.weight);
-  const LaunchShape shape{.grid = {ceil_div(n_tiles(args.weight) * n_splits, kSkinnyWarps)},
+  const int n_groups = ceil_div(n_tiles(args.weight), skinny_tiles(type, kBlocks));
+  const LaunchShape shape{.grid = {ceil_div(n_groups * n_splits, kSkinnyWarps)},
                           .n_threads = kSkinnyWarps * kWarpSize,
                           .shared_bytes = kSkinnyWarps * kRingBytes + kSkinnyTokens * sizeof(int32_t),
                           .overlaps = true};
