@@ -89,7 +89,7 @@ void Block::stop(const char* operation, void* site) {
   running->site = site;
   warp().runnable &= ~(1u << lane());
   Thread* next = choose();
-  if (!next && deliver_late_copies()) next = choose();
+  while (!next && deliver_late_copies()) next = choose();
   if (!next) {
     add_violation("deadlock", waits());
     fail(cat("deadlock in ", kernel, ": ", waits()));
@@ -116,7 +116,7 @@ void Block::finish_thread() {
   warp().runnable &= ~(1u << lane());
   Thread* next = choose();
   if (!next && std::any_of(threads, threads + n_threads, [](const Thread& t) { return !t.done; })) {
-    if (deliver_late_copies()) next = choose();
+    while (!next && deliver_late_copies()) next = choose();
     if (!next) {
       add_violation("deadlock", waits());
       fail(cat("deadlock in ", kernel, ": ", waits()));

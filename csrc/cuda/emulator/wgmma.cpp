@@ -37,12 +37,17 @@ struct Warpgroup {
   std::deque<Wgmma> begun;
   size_t n_begun = 0, n_done = 0;
   std::vector<float> values[kThreads];  // of d while it must not be touched
-  uint32_t done_at = 0;  // by the clock of thread done_by, whose reads of the operands they are
-  int done_by = 0;
+  struct Done {
+    size_t end;  // how many were done then
+    int by;      // the thread whose reads of the operands they are, and when by its clock
+    uint32_t at;
+  };
+  std::vector<Done> done;
   // By thread.
   size_t n_issued[kThreads] = {};
   std::deque<size_t> groups[kThreads];  // how many were issued when it was closed
   bool fenced[kThreads] = {};
+  size_t n_known[kThreads] = {};  // of `done`
 };
 std::vector<Warpgroup> warpgroups;
 
@@ -135,8 +140,7 @@ void run_until(Warpgroup& g, size_t end) {
     g.begun.pop_front();
     ++g.n_done;
   }
-  g.done_by = block.running->index;
-  g.done_at = block.running->clock.now++;
+  g.done.push_back({end, block.running->index, block.running->clock.now++});
 }
 
 void begin(Warpgroup& g) {
@@ -211,14 +215,18 @@ void wgmma_wait(int n_groups) {
     groups.pop_front();
   }
   run_until(g, end);
-  // The operands were read in the name of one thread; who has waited may tell others that they are free.
-  Clock& clock = block.running->clock;
-  if (g.n_done && clock.others[g.done_by] < g.done_at && g.done_by != block.running->index) {
-    Snapshot all = Snapshot::make(block.n_threads);
-    all.learn(clock.others);
-    all.learn(g.done_by, g.done_at);
-    clock.others = all;
+  // The operands were read in the names of single threads; who has waited may tell others that they are free.
+  size_t& n_known = g.n_known[my_index()];
+  Snapshot all;
+  for (; n_known < g.done.size() && g.done[n_known].end <= end; ++n_known) {
+    if (g.done[n_known].by == block.running->index) continue;
+    if (!all) {
+      all = Snapshot::make(block.n_threads);
+      all.learn(block.running->clock.others);
+    }
+    all.learn(g.done[n_known].by, g.done[n_known].at);
   }
+  if (all) block.running->clock.others = all;
   block.yield();
 }
 
