@@ -16,12 +16,14 @@
 #define LANNER_KERNEL(max_threads, min_blocks) __global__ void __launch_bounds__(max_threads, min_blocks)
 #define LANNER_GRID_CONSTANT __grid_constant__  // of a parameter whose address a kernel takes
 #define LANNER_UNROLL _Pragma("unroll")
+#define LANNER_ROLLED _Pragma("unroll 1")  // a loop whose body is long enough
 #else
 #define LANNER_DEVICE inline
 #define LANNER_BOTH inline
 #define LANNER_KERNEL(max_threads, min_blocks) void
 #define LANNER_GRID_CONSTANT
 #define LANNER_UNROLL
+#define LANNER_ROLLED
 #endif
 
 namespace lanner::cuda {

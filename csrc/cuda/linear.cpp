@@ -42,9 +42,7 @@ void check(const LinearArgs& args) {
 }
 
 void linear(const LinearArgs& args, const Bounds& bounds) {
-  check(args.rows.bound(bounds) <= kSkinnyTokens, "linear: a bound of ", args.rows.bound(bounds),
-        " rows, wanted at most ", kSkinnyTokens);
-  linear_skinny(args, bounds);
+  (args.rows.bound(bounds) <= kSkinnyTokens ? linear_skinny : linear_tiled)(args, bounds);
 }
 
 }  // namespace lanner::cuda

@@ -43,6 +43,7 @@ struct RopeAppend {
 struct LinearArgs {
   const bf16* x;  // (rows, k)
   Weight weight;
+  const bf16* plain;         // or null: the weight as (n, k), rows in the same order, which an H100 prefers
   const float* norm_weight;  // (k) or null
   float norm_eps;
   const float* bias;     // (n padded to 16) or null
@@ -56,7 +57,8 @@ struct LinearArgs {
 
   template <class F>
   void each_field(F&& field) {
-    field("x", x), field("weight", weight), field("norm_weight", norm_weight), field("norm_eps", norm_eps);
+    field("x", x), field("weight", weight), field("plain", plain), field("norm_weight", norm_weight),
+        field("norm_eps", norm_eps);
     field("bias", bias), field("residual", residual), field("end", end), field("function", function);
     field("qkv", qkv), field("out", out), field("logits", logits), field("rows", rows);
   }

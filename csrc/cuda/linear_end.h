@@ -13,21 +13,19 @@ LANNER_DEVICE int32_t kv_slot(const RopeAppend& qkv, int token) {
   return pages[position / kPagePositions] * kPagePositions + position % kPagePositions;
 }
 
-LANNER_DEVICE void end_qkv(const LinearArgs& args, int tile, int g, int token, int32_t slot, float low,
-                           float high) {
+// Where a tile of q, k and v goes: rows 0..7 to low, 8..15 to high. `angles` of rotated ones: the cosines of the
+// eight pairs, and rope_dim / 2 further their sines; else null.
+struct QkvTile {
+  bf16* low;
+  bf16* high;
+  const float* angles;
+};
+
+LANNER_DEVICE QkvTile qkv_tile(const LinearArgs& args, int tile, int token, int32_t slot) {
   const RopeAppend& qkv = args.qkv;
   const int head_tiles = qkv.head_dim / kTileRows;
   const int head = tile / head_tiles, m = tile % head_tiles;
   const bool rotates = head < qkv.n_heads + qkv.n_kv_heads && m < qkv.rope_dim / kTileRows;
-  const int half = qkv.rope_dim / 2;
-  const int i = rotates ? m * 8 + g : m * kTileRows + g;
-  const int i_high = i + (rotates ? half : 8);
-  if (rotates) {
-    const float* angle = qkv.cos_sin + int64_t{token} * qkv.rope_dim + i;
-    const float cosine = angle[0], sine = angle[half], first = low;
-    low = first * cosine - high * sine;
-    high = high * cosine + first * sine;
-  }
   bf16* to;
   if (head < qkv.n_heads) {
     to = args.out + (int64_t{token} * qkv.n_heads + head) * qkv.head_dim;
@@ -37,7 +35,20 @@ LANNER_DEVICE void end_qkv(const LinearArgs& args, int tile, int g, int token, i
          ((page * 2 * qkv.n_kv_heads + head - qkv.n_heads) * kPagePositions + slot % kPagePositions) *
              qkv.head_dim;
   }
-  to[i] = to_bf16(low), to[i_high] = to_bf16(high);
+  to += rotates ? m * 8 : m * kTileRows;
+  return {to, to + (rotates ? qkv.rope_dim / 2 : 8),
+          rotates ? qkv.cos_sin + int64_t{token} * qkv.rope_dim + m * 8 : nullptr};
+}
+
+LANNER_DEVICE void end_qkv(const LinearArgs& args, int tile, int g, int token, int32_t slot, float low,
+                           float high) {
+  const QkvTile to = qkv_tile(args, tile, token, slot);
+  if (to.angles != nullptr) {
+    const float cosine = to.angles[g], sine = to.angles[args.qkv.rope_dim / 2 + g], first = low;
+    low = first * cosine - high * sine;
+    high = high * cosine + first * sine;
+  }
+  to.low[g] = to_bf16(low), to.high[g] = to_bf16(high);
 }
 
 // Takes the sums of rows g and g + 8 of a tile with a token, normed already. slot is kv_slot() of kQkv.

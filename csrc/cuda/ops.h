@@ -10,6 +10,7 @@
 #include "cuda/head_norm.h"
 #include "cuda/layer_norm.h"
 #include "cuda/linear.h"
+#include "cuda/linear_sm90.h"
 #include "cuda/qk_norm.h"
 #include "cuda/rms_norm.h"
 #include "cuda/rope_append.h"
@@ -30,6 +31,8 @@
   X(head_norm, HeadNormArgs)          \
   X(layer_norm, LayerNormArgs)        \
   X(linear, LinearArgs)               \
+  X(linear_sm90, LinearArgs)          \
+  X(linear_tiled, LinearArgs)         \
   X(qk_norm, QkNormArgs)              \
   X(rms_norm, RmsNormArgs)            \
   X(rope_append, RopeAppendArgs)      \
