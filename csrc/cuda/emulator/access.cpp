@@ -105,28 +105,32 @@ void check_access(const void* p, size_t n_bytes, Access access, size_t align, vo
     add_violation(conflict.kind, sentence(p, n_bytes, access, site) + conflict.with);
 }
 
+namespace {
+void set_state(const void* p, size_t n_bytes, State to) {
+  if (!configuration().checks || !arena.holds(p)) return;
+  uint8_t* state = arena.state + arena.offset(p);
+  for (size_t i = 0; i < n_bytes; ++i)
+    if (state[i] != kNobodys) state[i] = to;
+}
+}  // namespace
+
 void check_copy_begins(const void* shared, void* site) {
   check_access(shared, 16, Access::write, 16, site);
-  if (configuration().checks && arena.holds(shared))
-    std::memset(arena.state + arena.offset(shared), kPending, 16);
+  set_state(shared, 16, kPending);
 }
 
 void check_copy_arrives(const void* shared, void* site) {
   if (!configuration().checks || !arena.holds(shared)) return;
-  std::memset(arena.state + arena.offset(shared), kWritten, 16);
+  set_state(shared, 16, kWritten);
   order_access(shared, 16, Access::write, site);
 }
 
 void check_tensor_copy_begins(const void* shared, size_t n_bytes, void* site) {
   check_access(shared, n_bytes, Access::tensor_write, 16, site);
-  if (configuration().checks && arena.holds(shared))
-    std::memset(arena.state + arena.offset(shared), kPending, n_bytes);
+  set_state(shared, n_bytes, kPending);
 }
 
-void check_tensor_copy_arrives(const void* shared, size_t n_bytes) {
-  if (configuration().checks && arena.holds(shared))
-    std::memset(arena.state + arena.offset(shared), kWritten, n_bytes);
-}
+void check_tensor_copy_arrives(const void* shared, size_t n_bytes) { set_state(shared, n_bytes, kWritten); }
 
 void check_tensor_read_begins(const void* shared, size_t n_bytes, void* site) {
   if (!configuration().checks || !arena.holds(shared)) return;

@@ -5,6 +5,7 @@
 #include <map>
 #include <random>
 
+#include "cuda/emulator/banks.h"
 #include "cuda/emulator/report.h"
 #include "cuda/emulator/sm90.h"
 
@@ -173,6 +174,7 @@ void Block::run() {
   running = &threads[configuration().order == Order::reverse ? 0 : n_threads - 1];
   running = choose();
   switch_fibers(host, running->fiber);
+  flush_all_lanes();
   running = nullptr;
   if (failure) std::rethrow_exception(failure);
 }
@@ -196,6 +198,7 @@ void meet(const Collective& collective, void* arguments, void* site) {
   warp.lanes[block.lane()] = arguments;
   warp.arrived |= 1u << block.lane();
   if (warp.arrived != ~0u) return block.stop(collective.name, site);
+  flush_lanes();
   warp.arrived = 0;
   warp.runnable = ~0u;
   collective.run(warp.lanes);
@@ -211,6 +214,7 @@ void meet_at_barrier(int id, int n_threads, const char* operation, void* site) {
   barrier.waiting.push_back(block.running);
   if (++barrier.n_arrived < n_threads) return block.stop(operation, site);
 
+  flush_all_lanes();
   join_clocks(barrier.waiting.data(), n_threads);
   for (Thread* t : barrier.waiting) block.wake(*t);
   barrier.waiting.clear();

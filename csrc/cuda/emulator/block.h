@@ -66,7 +66,7 @@ struct Block {
   uint32_t serial;        // of blocks, over all launches; from 1
   uint32_t first_serial;  // of this launch
   uint32_t chain_serial;  // first block of the kernels that may still run: those ahead if the launch overlaps
-  std::string kernel;     // its symbol
+  std::string kernel;     // its name
   Thread* running = nullptr;
   Thread threads[kMaxThreads];
   Warp warps[kMaxThreads / kWarpSize];

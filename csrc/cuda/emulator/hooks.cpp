@@ -1,7 +1,9 @@
 // What g++ -fsanitize=thread calls before each load and store of a kernel unit. libtsan is not linked: these
 // are ours.
 #include "cuda/emulator/access.h"
+#include "cuda/emulator/banks.h"
 #include "cuda/emulator/block.h"
+#include "cuda/emulator/report.h"
 #include "cuda/emulator/site.h"
 
 namespace {
@@ -12,6 +14,14 @@ inline void touch(const void* p, size_t n_bytes, Access access, size_t align, vo
   using namespace lanner::cuda::emulated;
   if (!block.running || is_on_stack(p)) return;  // the host's part of the unit, or a variable of the kernel
   check_access(p, n_bytes, access, align, site);
+  count_lane(p, n_bytes, site);
+}
+
+void complain(const char* kind, const char* what, uintptr_t value, void* site) {
+  using namespace lanner::cuda::emulated;
+  if (!block.running || !configuration().checks) return;
+  add_violation(kind, lanner::cat(block.place(*block.running), " of ", block.kernel, " ", what, value, " (",
+                                  name_site(site), ")"));
 }
 
 }  // namespace
@@ -43,6 +53,16 @@ LANNER_HOOK __tsan_vptr_read(void**) {}
 LANNER_HOOK __tsan_vptr_update(void**, void*) {}
 LANNER_HOOK __tsan_acquire(void*) {}
 LANNER_HOOK __tsan_release(void*) {}
+
+// And -fsanitize=alignment,bounds,shift-exponent, when something is wrong; their first argument tells where
+// in the source.
+#define LANNER_COMPLAINT(check, kind, what) \
+  LANNER_HOOK __ubsan_handle_##check(void*, uintptr_t value) { complain(kind, what, value, LANNER_SITE); }
+LANNER_COMPLAINT(type_mismatch_v1, "misaligned", "uses an address that is not aligned to its type: ")
+LANNER_COMPLAINT(out_of_bounds, "index", "uses an index outside an array: ")
+LANNER_HOOK __ubsan_handle_shift_out_of_bounds(void*, uintptr_t, uintptr_t n) {
+  complain("shift", "shifts by too many bits: ", n, LANNER_SITE);
+}
 
 // Of the host's part: the guards of static variables.
 #define LANNER_ATOMIC_LOAD(bits, T)                                                                 \

@@ -49,7 +49,7 @@ void poison_shared(size_t n_bytes) {
   static size_t last = 0;
   uint8_t* state = arena.state + arena.offset(arena.shared);
   if (last > n_bytes) std::memset(state + n_bytes, kNobodys, last - n_bytes);
-  forget_accesses(arena.offset(arena.shared), n_bytes);  // the block before was another one
+
   std::memset(state, kUnwritten, n_bytes);
   std::memset(arena.shared, 0xff, n_bytes);
   last = n_bytes;

@@ -178,11 +178,15 @@ void each_cell(const void* p, size_t n_bytes, Each each) {
   if (!cells) [[unlikely]]
     cells = static_cast<Cell*>(reserve_bytes(arena.n_bytes / 4 * sizeof(Cell)));
   const size_t first = arena.offset(p), end = first + n_bytes;
+  const bool shared = arena.is_shared(p);  // another block had another one
   for (size_t i = first / 4; i < (end + 3) / 4; ++i) {
     uint32_t bytes = 0xf;
     if (4 * i < first) bytes &= 0xfu << (first - 4 * i);
     if (4 * i + 4 > end) bytes &= 0xfu >> (4 * i + 4 - end);
-    each(cells[i], static_cast<uint8_t>(bytes & 0xf));
+    Cell& c = cells[i];
+    if (shared && c.write_block != block.serial) c.write = Moment();
+    if (shared && c.read_block != block.serial) c.reads[0] = c.reads[1] = Moment();
+    each(c, static_cast<uint8_t>(bytes & 0xf));
   }
 }
 }  // namespace

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "cuda/emulator/access.h"
+#include "cuda/emulator/banks.h"
 #include "cuda/emulator/block.h"
 #include "cuda/emulator/memory.h"
 #include "cuda/emulator/report.h"
@@ -19,12 +20,14 @@ void* shared_memory() { return arena.shared; }
 // --- memory ------------------------------------------------------------------------------------------
 Bytes16 load16(const void* p) {
   check_access(p, 16, Access::read, 16, LANNER_SITE);
+  count_lane(p, 16, LANNER_SITE);
   Bytes16 value;
   std::memcpy(&value, p, 16);
   return value;
 }
 void store16(void* p, Bytes16 value) {
   check_access(p, 16, Access::write, 16, LANNER_SITE);
+  count_lane(p, 16, LANNER_SITE);
   std::memcpy(p, &value, 16);
 }
 
@@ -125,6 +128,7 @@ void copy_async16(void* shared, const void* global, bool valid) {
   void* site = LANNER_SITE;
   if (valid) check_access(global, 16, Access::read, 16, site);
   check_copy_begins(shared, site);
+  count_lane(shared, 16, site);
   const Copy copy = {shared, valid ? global : nullptr, site};
   if (configuration().copies == Delivery::eager) arrive(copy);
   block.running->groups.back().push_back(copy);
@@ -148,13 +152,19 @@ struct LoadMatrices {
   const void* row;
   int n_matrices;
   uint32_t result[4];
+  void* site;
 };
 template <bool transposed>
 void load_lanes(void* const* lanes) {
   const int n = static_cast<LoadMatrices*>(lanes[0])->n_matrices;
   uint16_t rows[8][8];
   for (int m = 0; m < n; ++m) {
-    for (int r = 0; r < 8; ++r) std::memcpy(rows[r], static_cast<LoadMatrices*>(lanes[8 * m + r])->row, 16);
+    const void* at[8];
+    for (int r = 0; r < 8; ++r) {
+      at[r] = static_cast<LoadMatrices*>(lanes[8 * m + r])->row;
+      std::memcpy(rows[r], at[r], 16);
+    }
+    count_rows(at, 8, static_cast<LoadMatrices*>(lanes[0])->site);
     for (int l = 0; l < kWarpSize; ++l) {
       const int row = l / 4, column = 2 * (l % 4);
       const uint16_t first = transposed ? rows[column][row] : rows[row][column];
@@ -210,7 +220,7 @@ constexpr Collective kMma = {"mma_bf16", multiply_lanes};
 Bytes16 load_matrices(const void* row, int n_matrices, bool transposed) {
   void* site = LANNER_SITE;
   if (block.lane() < 8 * n_matrices) check_access(row, 16, Access::read, 16, site);
-  LoadMatrices mine = {row, n_matrices, {}};
+  LoadMatrices mine = {row, n_matrices, {}, site};
   meet(transposed ? kLoadTransposed : kLoadMatrices, &mine, site);
   return {mine.result[0], mine.result[1], mine.result[2], mine.result[3]};
 }

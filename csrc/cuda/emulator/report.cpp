@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <unordered_map>
@@ -19,19 +20,32 @@ namespace {
 std::vector<std::pair<Violation, int>> violations;
 std::map<std::string, int64_t> counted;
 
-// What addr2line says of an address of a module, empty if it knows nothing.
+// The line of a kernel that led to an address of a module, and of the function it calls there if that is in
+// another file: "softmax.cuh:41", "rows.h:20 of softmax.cuh:41". Empty if addr2line knows nothing.
 std::string source_line(const char* module, uintptr_t offset) {
-  char command[4200], line[1024] = "";
-  std::snprintf(command, sizeof command, "addr2line -e '%s' 0x%zx 2>/dev/null", module,
+  char command[4200], line[1024];
+  std::snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", module,
                 static_cast<size_t>(offset));
   FILE* pipe = popen(command, "r");
   if (!pipe) return "";
-  if (!std::fgets(line, sizeof line, pipe)) line[0] = 0;
+  std::string inner, outer;  // of the inlined calls, the innermost first
+  while (std::fgets(line, sizeof line, pipe)) {
+    std::string frame(line);
+    if (frame.find("/emulator/") != std::string::npos || frame.find("??") != std::string::npos) continue;
+    frame = frame.substr(frame.rfind('/') + 1);
+    frame = frame.substr(0, frame.find_first_of(" \n"));
+    if (inner.empty()) inner = frame;
+    if (frame.find(".cuh:") != std::string::npos) outer = frame;
+  }
   pclose(pipe);
-  std::string found(line);
-  if (found.find("??") != std::string::npos || found.find(':') == std::string::npos) return "";
-  found = found.substr(found.rfind('/') + 1);
-  return found.substr(0, found.find_first_of(" \n"));
+  auto file = [](const std::string& frame) { return frame.substr(0, frame.find(':')); };
+  return outer.empty() || file(inner) == file(outer) ? inner : cat(inner, " of ", outer);
+}
+
+std::string demangled(const char* symbol) {
+  std::unique_ptr<char, void (*)(void*)> plain(abi::__cxa_demangle(symbol, nullptr, nullptr, nullptr),
+                                               std::free);
+  return plain ? plain.get() : symbol;
 }
 
 }  // namespace
@@ -64,6 +78,22 @@ std::string symbol_of(const void* function) {
   return dladdr(function, &info) && info.dli_saddr == function && info.dli_sname ? info.dli_sname : "";
 }
 
+// "gemm_kernel<64, 128>", without what all kernels have: void, namespaces, parameters.
+std::string name_kernel(const void* function) {
+  static std::unordered_map<const void*, std::string> known;
+  auto [it, fresh] = known.try_emplace(function);
+  if (!fresh) return it->second;
+  std::string name = demangled(symbol_of(function).c_str());
+  if (const size_t end = name.rfind(">("); end != std::string::npos)
+    name.resize(end + 1);
+  else
+    name.resize(std::min(name.size(), name.find('(')));
+  if (name.starts_with("void ")) name.erase(0, 5);
+  for (const char* space = "lanner::cuda::"; name.find(space) != std::string::npos;)
+    name.erase(name.find(space), std::strlen(space));
+  return it->second = name;
+}
+
 std::string name_site(void* site) {
   static std::unordered_map<void*, std::string> known;
   auto [it, fresh] = known.try_emplace(site);
@@ -73,12 +103,8 @@ std::string name_site(void* site) {
   const char* at = static_cast<const char*>(site) - 1;  // in the call, not after it
   it->second =
       source_line(info.dli_fname, static_cast<uintptr_t>(at - static_cast<const char*>(info.dli_fbase)));
-  if (it->second.empty() && info.dli_sname) {
-    std::unique_ptr<char, void (*)(void*)> plain(
-        abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, nullptr), std::free);
-    it->second =
-        cat(plain ? plain.get() : info.dli_sname, " + ", at - static_cast<const char*>(info.dli_saddr));
-  }
+  if (it->second.empty() && info.dli_sname)
+    it->second = cat(demangled(info.dli_sname), " + ", at - static_cast<const char*>(info.dli_saddr));
   if (it->second.empty())
     it->second = cat(info.dli_fname, " + ", at - static_cast<const char*>(info.dli_fbase));
   return it->second;

@@ -82,7 +82,7 @@ void run(const Launch& launch) {
   block.shared_bytes = launch.shape.shared_bytes;
   block.invoke = launch.kernel.invoke;
   block.kernel_address = launch.kernel.address;
-  block.kernel = symbol_of(launch.kernel.address);
+  block.kernel = name_kernel(launch.kernel.address);
 
   std::memcpy(params_of_launch, launch.bytes.data(), launch.bytes.size());
   for (size_t i = 0; i < launch.offsets.size(); ++i) param_pointers[i] = params_of_launch + launch.offsets[i];
@@ -143,7 +143,7 @@ void launch(const Kernel& kernel, const LaunchShape& shape, Stream stream, const
             const size_t* param_bytes, size_t n_params) {
   reserve_arena();
   device_info();
-  check_shape(shape, symbol_of(kernel.address));
+  check_shape(shape, name_kernel(kernel.address));
   Launch launch = {kernel, shape, {}, {}, {}};
   for (size_t i = 0; i < n_params; ++i) {
     const size_t offset = (launch.bytes.size() + 127) / 128 * 128;

@@ -103,10 +103,10 @@ void multiply(const Wgmma& w, float* const* d) {
 size_t n_values(const Wgmma& w) { return static_cast<size_t>(w.n / 2); }
 
 // d holds this while a multiplication is under way, so that who touches it is found out.
-const float kTouched = std::bit_cast<float>(0x7fedcba9u);
+const float kTouched = std::bit_cast<float>(0x7fadcba9u);
 bool is_untouched(const float* d, size_t n) {
   for (size_t i = 0; i < n; ++i)
-    if (std::bit_cast<uint32_t>(d[i]) != 0x7fedcba9u) return false;
+    if (std::bit_cast<uint32_t>(d[i]) != 0x7fadcba9u) return false;
   return true;
 }
 
