@@ -33,6 +33,10 @@ LAYER_LAUNCHES = 5
 TYPES = {"bf16": 0, "int8": 1, "int4": 2}
 UNIT_BYTES = {"bf16": 2048, "int8": 1024 + 64, "int4": 512 + 128}
 """Of 16 rows by 64 columns, with scales (csrc/cuda/weights.h)."""
+UNIT_COPIES = {"bf16": 4, "int8": 3, "int4": 2}
+TILES = {"bf16": 1, "int8": 1, "int4": 2}
+ENOUGH_WARPS = 1400
+"""Tiles that a warp of linear_skinny sums side by side, and warps from which on none share a tile."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,13 @@ def shared_of(k: sass.SassKernel) -> int:
 # --- decoding: bytes --------------------------------------------------------------------------------------
 
 
-def read_seconds(gpu: Gpu, k: sass.SassKernel, n_blocks: int, n_bytes: float) -> float:
-    """Little's law, for the blocks that are there at once, then for those of the last, partial wave."""
+def read_seconds(gpu: Gpu, k: sass.SassKernel, n_blocks: int, n_bytes: float, useful: float = 1.0) -> float:
+    """Little's law, for the blocks that are there at once, then for those of the last, partial wave.
+
+    `useful`: how much of what the machine code copies at once is copied by all lanes.
+    """
     slots = gates.resident_blocks(k, shared_of(k)) * gpu.n_sms
-    each = k.max_threads * k.bytes_in_flight()
+    each = k.max_threads * k.bytes_in_flight() * useful
     bandwidth = gpu.bandwidth * ATTAINABLE
 
     def seconds(blocks: int, of_bytes: float) -> float:
@@ -101,19 +108,30 @@ def read_seconds(gpu: Gpu, k: sass.SassKernel, n_blocks: int, n_bytes: float) ->
     return seconds(n_blocks - last, (n_blocks - last) * per_block) + seconds(last, last * per_block)
 
 
+def skinny_name(weights: str, norm: bool) -> str:
+    return f"linear_skinny_kernel<{TYPES[weights]}, 1, {str(norm).lower()}>"
+
+
+def skinny_blocks(n: int, k: int, weights: str) -> int:
+    """As the launcher has it."""
+    tiles, units, side_by_side = -(-n // 16), k // 64, TILES[weights]
+    splits = 1
+    while splits < 8 and -(-tiles // side_by_side) * splits < ENOUGH_WARPS and splits < units:
+        splits *= 2
+    return -(-(-(-tiles // side_by_side) * splits) // 8)
+
+
 def skinny_seconds(gpu: Gpu, n: int, k: int, weights: str, norm: bool) -> float:
     """Of y = W x for one token: bytes of W, or issue slots."""
-    code = kernel(
-        "linear_skinny", f"linear_skinny_kernel<{TYPES[weights]}, 1, {str(norm).lower()}>", gpu.arch
-    )
-    tiles, units = -(-n // 16), k // 64
-    splits = 1
-    while splits < 8 and tiles * splits < 1024 and splits < units:
-        splits *= 2
-    n_bytes = tiles * units * UNIT_BYTES[weights]
+    code = kernel("linear_skinny", skinny_name(weights, norm), gpu.arch)
     loop = code.main_loop("HMMA")
-    issue = tiles * units * len(loop) / (4 * gpu.n_sms * gpu.clock)
-    return max(issue, read_seconds(gpu, code, -(-tiles * splits // 8), n_bytes))
+    # Copies of a unit: its codes, 512 bytes each, and its scales, by some of the lanes.
+    copies = UNIT_COPIES[weights]
+    units_a_turn = code.count("LDGSTS", loop) / copies
+    n_units = -(-n // 16) * (k // 64)
+    issue = n_units / units_a_turn * len(loop) / (4 * gpu.n_sms * gpu.clock)
+    useful = UNIT_BYTES[weights] / (copies * 512)
+    return max(issue, read_seconds(gpu, code, skinny_blocks(n, k, weights), n_units * UNIT_BYTES[weights], useful))
 
 
 def matrix_bytes(n: int, k: int, weights: str) -> int:
@@ -154,12 +172,32 @@ class Product:
     measured: dict[str, str]
 
 
-PRODUCTS: list[Product] = []
+FLASH = {"A100-80": "72 %", "RTX 5090": "94 %", "H100 SXM": "35 %"}
+"""FlashAttention-2 on A100 and H100, learn-cuda's attention with mma.sync on RTX 5090."""
+TILED = {"A100-80": "77 %", "RTX 5090": "85 %", "B200": "18 %"}
+"""learn-cuda's matmul with mma.sync."""
+RING = {"H100 SXM": "79 %"}
+"""fast.cu's matmul with wgmma, TMA and a ring."""
+PRODUCTS = [
+    Product("attention, head_dim 128", "attention_prefill", "attention_prefill_kernel<128, 2>", FLASH),
+    Product("attention, head_dim 64", "attention_prefill", "attention_prefill_kernel<64, 2>", FLASH),
+]
 
 
-def peak_share(gpu: Gpu, product: Product) -> float:
-    """Most of the maker's rate that the main loop leaves."""
+def peak_share(gpu: Gpu, product: Product) -> float | None:
+    """Most of the maker's rate that the main loop leaves. None where the kernel does not run."""
+    if product.unit.endswith("_sm90"):
+        return 1.0 if gpu.arch == "90a" else None
     return gates.tensor_share(kernel(product.unit, product.name, gpu.arch)) * gpu.mma_share
+
+
+def _product_row(product: Product) -> list[str]:
+    cells = []
+    for gpu in GPUS:
+        share = peak_share(gpu, product)
+        known = product.measured.get(gpu.name)
+        cells.append("-" if share is None else f"{share:.0%}" + (f" ({known})" if known else ""))
+    return [product.title, *cells]
 
 
 # --- tables -----------------------------------------------------------------------------------------------
@@ -194,12 +232,10 @@ def tables() -> str:
                 floor = step_bytes(shape, weights) / gpu.bandwidth
                 row.append(f"{1 / seconds:.0f} ({floor / seconds:.0%})")
             steps.append(row)
-    products = [
-        [p.title, *(f"{peak_share(g, p):.0%}, {p.measured.get(g.name, '-')}" for g in GPUS)] for p in PRODUCTS
-    ]
+    products = [_product_row(p) for p in PRODUCTS]
     little = ["KB in flight on an SM, of KB wanted"]
     for gpu in GPUS:
-        code = kernel("linear_skinny", "linear_skinny_kernel<0, 1, false>", gpu.arch)
+        code = kernel("linear_skinny", skinny_name("bf16", False), gpu.arch)
         asked = gates.in_flight_per_sm(code, shared_of(code)) / 1024
         little.append(f"{asked:.0f} of {gpu.little / 1024:.0f}")
     return f"""**Predicted, not measured: no GPU was at hand.** `python bench/cuda_model.py` computes these
@@ -211,8 +247,8 @@ Decoding, tokens per second of one sequence behind {CONTEXT} tokens, and the sha
 Its matrices in bf16, share of the DRAM bandwidth (at most {ATTAINABLE:.0%} can be had):
 
 {_table(["matrix", "MB", *names], [*matrices, [little[0], "", *little[1:]]])}
-Prompts, share of the tensor cores' rate: the most that the main loop leaves, and what kernels of the
-same kind have been measured to reach:
+Prompts, the most of the tensor cores' rate that the main loop leaves (mma.sync reaches 62 % of it on an H100 and
+20 % on a B200), and in brackets what others have measured of kernels of the same kind:
 
 {_table(["kernel", *names], products)}"""
 

@@ -57,7 +57,8 @@ def fibers() -> Iterator[Any]:
     module.emulator.configure(checks=True)
     module.emulator.report()
     module.emulator.set_interpreter(None)
-    return module
+    yield module
+    module.emulator.set_interpreter(None)
 
 
 @pytest.fixture

@@ -30,6 +30,9 @@ class Gate:
 
 WIDE = ("LDG.E.128", "STG.E.128")
 COPIES = ("LDGSTS.E.BYPASS.128",)
+PRODUCTS = (*COPIES, "HMMA.16816", "LDSM")
+LOOP_1 = {"80": 0.6, "89": 1.0, "120": 1.0, "90a": 0.5}
+LOOP_2 = {"80": 0.95, "89": 1.0, "120": 1.0, "90a": 0.95}
 RING = 8 * 6144 + 128  # of linear_skinny: eight warps, and the slots of 32 tokens
 TABLE = [
     # A thread has 8 or 16 elements, or a few vectors of 8.
@@ -62,7 +65,20 @@ TABLE = [
     Gate("softmax_merge_kernel<*>", 96, 1),
     # Few tokens: weights stream through a ring of each warp; the products are on tensor cores.
     Gate("linear_skinny_kernel<*>", 128, 2, shared=RING, needs=(*COPIES, "HMMA.16816"), saturates=True),
-]
+    # Attention: a unit of keys and values of each warp, or tiles of the block, in a ring.
+    Gate("attention_decode_kernel<*>", 255, 1, shared=64 * KB, needs=PRODUCTS,
+         saturates=True),
+    Gate("attention_prefill_kernel<64, 1>", 168, 3, shared=24 * KB, needs=PRODUCTS,
+         tensor=LOOP_1),
+    Gate("attention_prefill_kernel<64, 2>", 255, 2, shared=24 * KB, needs=PRODUCTS,
+         tensor=LOOP_2),
+    Gate("attention_prefill_kernel<128, 1>", 240, 2, shared=48 * KB, needs=PRODUCTS,
+         tensor=LOOP_1),
+    Gate("attention_prefill_kernel<128, 2>", 255, 1, shared=80 * KB, needs=PRODUCTS,
+         tensor=LOOP_2),
+    Gate("attention_prefill_kernel<256, 1>", 255, 1, shared=80 * KB, needs=PRODUCTS,
+         tensor=LOOP_1),
+]  # fmt: skip
 
 
 def gate_of(kernel: SassKernel) -> Gate | None:

@@ -28,6 +28,12 @@ class Step:
         return tuple(int(r) for r in re.findall(r"(?<![A-Z])R(\d+)", self.operands))
 
     @cached_property
+    def target(self) -> int | None:
+        """The number of the instruction that a branch goes to."""
+        found = re.search(r"0x([0-9a-f]+)$", self.operands) if self.opcode.startswith("BRA") else None
+        return int(found[1], 16) // 16 if found else None
+
+    @cached_property
     def dead(self) -> bool:
         return self.predicate == "@!PT"
 
@@ -51,15 +57,15 @@ class SassKernel:
 
     @cached_property
     def loops(self) -> list[list[Step]]:
-        """Bodies of the innermost loops."""
+        """One turn of each innermost loop: of its branches those that leave out most, but no memory or product."""
         spans = []
         for end, step in enumerate(self.steps):
-            target = re.search(r"0x([0-9a-f]+)$", step.operands)
-            if step.opcode.startswith("BRA") and target and int(target[1], 16) // 16 <= end:
-                spans.append((int(target[1], 16) // 16, end + 1))
+            target = step.target
+            if target is not None and target <= end:
+                spans.append((target, end + 1))
         inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
         # The endless jump to itself behind the code is no loop.
-        return [self.steps[a:b] for a, b in inner if b - a > 1]
+        return [_turn(self.steps[a:b], a) for a, b in inner if b - a > 1]
 
     def main_loop(self, prefix: str) -> list[Step]:
         """The innermost loop with most instructions of the kind. Empty without one."""
@@ -70,6 +76,28 @@ class SassKernel:
         """Most bytes that a lane has asked of global memory at once, in the loop that asks for most."""
         loops = self.loops or [self.steps]
         return max(in_flight(loop) for loop in loops)
+
+
+WORK = ("HMMA", "HGMMA", "LDGSTS", "LDG", "LDSM", "STG")
+
+
+def _turn(body: list[Step], start: int) -> list[Step]:
+    """The shortest way through the body among those with most instructions of WORK."""
+    n = len(body)
+    cost, after = [0] * (n + 1), [n] * n
+    for i in range(n - 1, -1, -1):
+        step = body[i]
+        ways = [] if step.opcode in ("BRA", "EXIT") and not step.predicate and "P" not in step.operands else [i + 1]
+        if step.target is not None and i < step.target - start <= n:
+            ways.append(step.target - start)
+        after[i] = min(ways, key=lambda way: cost[way], default=n)
+        work = step.opcode.startswith(WORK) and not step.dead
+        cost[i] = cost[after[i]] + (1 - 100_000 * work)
+    turn, i = [], 0
+    while i < n:
+        turn.append(body[i])
+        i = after[i]
+    return turn
 
 
 WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}

@@ -204,6 +204,7 @@ def _lane_by_lane(inst: Instruction, rule: arithmetic.Rule, symbols: Callable[[s
                 same = result.dtype.itemsize == into.dtype.itemsize
                 result = result.view(into.dtype) if same else result.astype(into.dtype)
             np.copyto(into, result, where=group.mask)
+            m.unpacked.clear()
         else:
             values = [v[group.lanes] if v.ndim else v for v in values]
             m.write(out, np.asarray(function(*values)), group)

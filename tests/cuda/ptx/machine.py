@@ -67,6 +67,7 @@ class Machine:
         self.collective = np.full(n, -1)  # program counter of what the lane waits at
         self.committed = np.zeros(n, np.int64)  # groups of copies
         self.copies: list[Any] = []
+        self.unpacked: dict[Any, Any] = {}  # operands of mma, by the ids of their registers' arrays
         self.at = 0
         self.special: dict[str, Array] = {}
 
@@ -81,6 +82,7 @@ class Machine:
             self.regs[register.index] = value if value.ndim else np.full(self.n, value)
         else:
             self.regs[register.index][group.lanes] = value
+            self.unpacked.clear()
 
     def special_register(self, name: str) -> Array:
         if name not in self.special:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .access import active, address_of, check_written, resolve
 from .machine import REGROUP, Group, Machine, Run, source
-from .parser import Immediate, Instruction, Pair, PtxError, Register, Vector
+from .parser import Instruction, Pair, PtxError, Register, Vector
 
 Array = Any
 EVERY = np.uint32(0xFFFFFFFF)
@@ -199,42 +199,60 @@ def _multiply(inst: Instruction, symbols: Any) -> Run:
     c_sources = [source(o, np.float32, symbols) for o in c]
 
     def run(m: Machine, group: Group | None) -> None:
-        a_bits, b_bits, c_values = (
-            [active(m, s(m), group) for s in part] for part in (a_sources, b_sources, c_sources)
-        )
-        d = multiply(a_bits, b_bits, c_values)
-        for register, values in zip(out, d, strict=True):
+        rows = _unpacked(m, a_sources, group, _rows)
+        columns = _unpacked(m, b_sources, group, _columns)
+        sums = [active(m, s(m), group) for s in c_sources]
+        for register, values in zip(out, _multiply_add(rows, columns, sums), strict=True):
             m.write(register, values, group)  # type: ignore[arg-type]
 
     return run
+
+
+def _unpacked(m: Machine, sources: list[Any], group: Group | None, unpack: Any) -> Array:
+    """The operand of all lanes as float32, kept while its registers are as they were."""
+    if group is not None:
+        return unpack([active(m, s(m), group) for s in sources])
+    bits = [s(m) for s in sources]
+    key = tuple(map(id, bits))
+    if key not in m.unpacked:
+        if len(m.unpacked) > 64:
+            m.unpacked.clear()
+        m.unpacked[key] = bits, unpack(bits)  # an id is its array's as long as the array is held
+    return m.unpacked[key][1]
 
 
 def multiply(a: list[Array], b: list[Array], c: list[Array]) -> list[Array]:
     """Lane l = 4 g + t of a warp has a: [g + 8 (i % 2)][2 t + 8 (i / 2) + (0, 1)],
     b: [2 t + 8 i + (0, 1)][g], c and d: [g + 8 (i / 2)][2 t + i % 2].
     """
-    n = len(c[0]) // 32
-    whole_a = np.empty((n, 2, 8, 2, 8), np.uint32)  # rows (half, g), columns (half, 2 t + j)
-    for i, bits in enumerate(a):
-        whole_a[:, i % 2, :, i // 2] = _halves(bits, n)
-    whole_b = np.empty((n, 8, 2, 8), np.uint32)  # column g, rows (half, 2 t + j)
-    for i, bits in enumerate(b):
-        whole_b[:, :, i] = _halves(bits, n)
-    rows = whole_a.view(np.float32).reshape(n, 16, 16)
-    columns = whole_b.view(np.float32).reshape(n, 8, 16)
-    product = (rows @ columns.transpose(0, 2, 1)).reshape(n, 2, 8, 4, 2)
-    return [c[i] + product[:, i // 2, :, :, i % 2].reshape(-1) for i in range(4)]
+    return _multiply_add(_rows(a), _columns(b), c)
 
 
-def _halves(bits: Array, n: int) -> Array:
-    """float32 bits of bf16 pairs, (n, g, 2 t + j)."""
-    both = np.empty((n * 32, 2), np.uint32)
-    both[:, 0] = bits << np.uint32(16)
-    both[:, 1] = bits & np.uint32(0xFFFF0000)
-    return both.reshape(n, 8, 8)
+# Columns of a and rows of b are taken in the order (i / 2, lower or upper half, t): the sum is the same. Four
+# values, of the lanes of a g, are moved as one of 16 bytes.
+def _rows(bits: list[Array]) -> Array:
+    """(warps, 16, 16)"""
+    whole = np.empty((len(bits[0]) // 32, 2, 8, 2, 2), np.complex128)
+    for i, one in enumerate(bits):
+        _put_halves(whole[:, i % 2, :, i // 2], one)
+    return whole.view(np.float32).reshape(-1, 16, 16)
 
 
-def number(operand: Any) -> int:
-    if isinstance(operand, Immediate) and isinstance(operand.value, int):
-        return operand.value
-    raise PtxError(f"{operand} is no number")
+def _columns(bits: list[Array]) -> Array:
+    """(warps, 8, 16), columns in the order (even or odd, t): a lane's two are then four apart."""
+    whole = np.empty((len(bits[0]) // 32, 2, 4, 2, 2), np.complex128)
+    for i, one in enumerate(bits):
+        _put_halves(whole[:, :, :, i].transpose(0, 2, 1, 3), one)
+    return whole.view(np.float32).reshape(-1, 8, 16)
+
+
+def _put_halves(into: Array, bits: Array) -> None:
+    shape = into.shape[:-1]
+    into[..., 0] = (bits << np.uint32(16)).view(np.complex128).reshape(shape)
+    into[..., 1] = (bits & np.uint32(0xFFFF0000)).view(np.complex128).reshape(shape)
+
+
+def _multiply_add(rows: Array, columns: Array, c: list[Array]) -> list[Array]:
+    product = (rows @ columns.transpose(0, 2, 1)).view(np.complex128).reshape(-1, 2, 8, 2)
+    parts = (np.ascontiguousarray(product[:, i // 2, :, i % 2]).reshape(-1) for i in range(4))
+    return [values + part.view(np.float32) for values, part in zip(c, parts, strict=True)]
