@@ -157,7 +157,7 @@ linear_skinny_kernel(LinearArgs args, int n_splits) {
   const int lane = lane_index(), g = lane / 4, c = lane % 4, warp = warp_index();
   const int split = warp % n_splits;
   const int tile = (block_x() * kSkinnyWarps + warp) / n_splits * kTiles;
-  const int k = args.weight.k, tiles = n_tiles(args.weight), units = n_units(args.weight);
+  const int k = args.weight.k, tiles = n_tiles(args.weight);
 
   std::byte* shared = shared_memory<std::byte>() + warp * kRingBytes;
   int32_t* slots = reinterpret_cast<int32_t*>(shared_memory<std::byte>() + kSkinnyWarps * kRingBytes);
@@ -171,36 +171,31 @@ linear_skinny_kernel(LinearArgs args, int n_splits) {
     slots[thread_index()] = kv_slot(args.qkv, thread_index());
 
   // Columns without a token repeat the last one: columns do not see each other, and nobody asks for these.
-  const int first_k = split * kUnitK + 8 * c;
-  const bf16* tokens[kBlocks];
-  LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) {
-    const int token = 8 * t + g < n_tokens ? 8 * t + g : n_tokens - 1;
-    tokens[t] = args.x + int64_t{token} * k + first_k;
-  }
-  const float* norm = args.norm_weight + first_k;
+  int rows[kBlocks];
+  LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) rows[t] =
+      (8 * t + g < n_tokens ? 8 * t + g : n_tokens - 1) * k;
   float sums[kTiles][kBlocks][4] = {}, squares[kBlocks] = {};
   Bytes16 x[kBlocks][2];
-  const auto load_tokens = [&](int j) {
-    LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) x[t][j] = load16(tokens[t] + j * kGroupK);
+  const auto load_tokens = [&](int at, int j) {
+    LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) x[t][j] = load16(args.x + (rows[t] + at) + j * kGroupK);
     if constexpr (kNorm) {
-      const Float4* from = reinterpret_cast<const Float4*>(norm + j * kGroupK);
+      const Float4* from = reinterpret_cast<const Float4*>(args.norm_weight + at + j * kGroupK);
       const Float4 weight[2] = {from[0], from[1]};
       LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) x[t][j] = times_norm(x[t][j], weight, squares[t]);
     }
   };
-  constexpr bool kEarly =
-      kBlocks <= 2;  // tokens are on their way before the weights are waited for; 32 fill registers
-  for (int unit = tile < tiles ? split : units; unit < units; unit += n_splits) {
-    load_tokens(0);
-    if constexpr (kEarly) load_tokens(1);
+  // Tokens are on their way before the weights are waited for; 32 of them would fill the registers.
+  constexpr bool kEarly = kBlocks <= 2;
+  const int end = tile < tiles ? k : 0;
+  for (int at = split * kUnitK + 8 * c; at < end; at += n_splits * kUnitK) {
+    load_tokens(at, 0);
+    if constexpr (kEarly) load_tokens(at, 1);
     const std::byte* stage = ring.next();
     Bytes16 codes[kTiles][unit_loads(type)];
     LANNER_UNROLL for (int i = 0; i < kTiles; ++i) Ring::codes(stage, i, lane, codes[i]);
     add_group<Ring, type, kTiles, kBlocks>(sums, codes, stage, x, 0);
-    if constexpr (!kEarly) load_tokens(1);
+    if constexpr (!kEarly) load_tokens(at, 1);
     add_group<Ring, type, kTiles, kBlocks>(sums, codes, stage, x, 1);
-    LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) tokens[t] += n_splits * kUnitK;
-    norm += n_splits * kUnitK;
   }
 
   // Sums of the warps of a tile meet where the rings were: fragment i kBlocks + t, then squares.
