@@ -58,11 +58,15 @@ TABLE = [
     Gate("softmax_warp_kernel<*, 32>", 128, 4),
     Gate("softmax_warp_kernel<*, 1, *>", 64, 7),
     Gate("softmax_warp_kernel<*>", 96, 5),
-    Gate("softmax_block_kernel<*, 1>", 40, 2, shared=32 * KB + 128),
-    Gate("softmax_block_kernel<*>", 48, 2, shared=32 * KB + 128),
-    Gate("softmax_long_kernel<*>", 64, 2, shared=128),
-    Gate("softmax_parts_kernel<*>", 64, 2, shared=128),
+    Gate("softmax_block_kernel<*, 1>", 40, 2, shared=32 * KB + 256),
+    Gate("softmax_block_kernel<*>", 48, 2, shared=32 * KB + 256),
+    Gate("softmax_long_kernel<*>", 64, 2, shared=256),
+    Gate("softmax_parts_kernel<*>", 64, 2, shared=256),
     Gate("softmax_merge_kernel<*>", 96, 1),
+    # Draws: bins of 12 bytes; candidates, digits and sums of stretches of the one block of a row.
+    Gate("sample_highest_kernel", 48, 4),
+    Gate("sample_weigh_kernel", 64, 4, shared=15 * KB),
+    Gate("sample_draw_kernel", 128, 1, shared=42 * KB),
     # Few tokens: weights stream through a ring of each warp; the products are on tensor cores.
     Gate("linear_skinny_kernel<*>", 128, 2, shared=RING, needs=(*COPIES, "HMMA.16816"), saturates=True),
     # Attention: a unit of keys and values of each warp, or tiles of the block, in a ring.
