@@ -59,9 +59,7 @@ def most_off(format: str, exact: np.ndarray) -> np.ndarray:
     return groups * (0.5 / 127 + 2.0**-11)
 
 
-@pytest.mark.parametrize(
-    "format", ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k", "q5_0", "q5_1"]
-)
+@pytest.mark.parametrize("format", ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k", "q5_0", "q5_1"])
 def test_every_format_keeps_what_it_can(format: str, tmp_path: Path) -> None:
     path = files.write(tmp_path / "m.gguf", {"*": format}, hidden=256, ffn=256, n_layers=1)
     exact, made = loaded(path, Weights), loaded(path, DeviceWeights)
@@ -119,7 +117,4 @@ def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     made = loaded(path, DeviceWeights)
     with pytest.raises(lanner.ModelFileError, match="holds an infinite or NaN value"):
-        for weight in made.values():
-            list(weight.packed(Order()))
-
-
+        list(made["0.ffn.down"].packed(Order()))

@@ -48,6 +48,7 @@ void bind_ops(py::module_& m) {
         return py::make_tuple(needed.n_bytes, needed.n_counters);
       },
       py::arg("bounds"), "(bytes, counters) that attention_decode needs.");
+  m.attr("SAMPLE_SCRATCH_BYTES") = sizeof(SampleScratch);  // for each row
 }
 
 }  // namespace lanner::cuda

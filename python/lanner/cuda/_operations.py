@@ -211,7 +211,7 @@ def sample(_: Lowering, i: Instruction) -> dict[str, Any]:
         "logits": logits.place,
         "sampling": StepArray("sampling"),
         "out": i.args["out"].place,
-        "cols": logits.cols,
+        "vocab_size": logits.cols,
         "rows": Rows(logits.kind),
     }
 

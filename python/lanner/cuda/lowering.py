@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanner._core import UnsupportedModelError
 from lanner._records import dataclass
-from lanner.cuda._operations import OPERATIONS, linear
+from lanner.cuda._operations import FUNCTIONS, OPERATIONS, linear
 from lanner.cuda.symbols import Launch, Order, Place
 from lanner.phases import Value
 
@@ -34,9 +34,6 @@ IN_PLACE = {
 
 ROTATED = 16
 """Rotated dimensions of a head come in multiples of it, as do the dimensions of a head."""
-
-GATES = {"silu": 0, "gelu_tanh": 1}
-"""Functions that the end of a matmul knows, as csrc/cuda/linear.h numbers them."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +148,13 @@ class Lowering:
 
     def _gate_up(self, i: Instruction, x: Place, kind: Any, norm: Norm | None) -> Launch:
         out, function = i.args["out"].place, i.args["function"]
-        if function not in GATES or out.cols % 8:
+        if out.cols % 8:
             raise UnsupportedModelError(
-                f"device='cuda': gate_up ({i.name}) with {function} and {out.cols} columns has no kernel; "
+                f"device='cuda': gate_up ({i.name}) has {out.cols} columns, wanted a multiple of 8; "
                 "use device='cpu'"
             )
-        return linear(
-            i, x, kind, norm, {"out": out, "gate": GATES[function]}, end="gated", order=Order("gated")
-        )
+        args = {"out": out, "function": FUNCTIONS.index(function)}
+        return linear(i, x, kind, norm, args, end="gated", order=Order("gated"))
 
     def _append_behind(self, at: int) -> int | None:
         """The rotation and append that alone read what the matmul at `at` made."""

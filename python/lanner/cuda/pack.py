@@ -149,7 +149,8 @@ def gated_rows(n: int) -> np.ndarray:
     """Rows of [gate; up], each (n, k), as `linear` wants them: 8 of gate, the same 8 of up, and so on."""
     if n % 8:
         raise ValueError(f"gated_rows: gate has {n} rows, wanted a multiple of 8")
-    return np.arange(2 * n).reshape(2, n // 8, 8).transpose(1, 0, 2).ravel()
+    rows: np.ndarray = np.arange(2 * n).reshape(2, n // 8, 8).transpose(1, 0, 2).ravel()
+    return rows
 
 
 def qkv_rows(n_heads: int, n_kv_heads: int, head_dim: int, rope_dim: int) -> np.ndarray:

@@ -107,6 +107,8 @@ class CudaProgram:
                 args = self._resolved(launch.args, steps)
                 if launch.op == "attention_decode":
                     args |= self._workspace(args, step, max_keys)
+                if launch.op == "sample":
+                    args |= self._scratch(step.max_outputs * library.SAMPLE_SCRATCH_BYTES)
                 self.core.add(steps, launch.op, launch.name, args)
         self.core.set_ids(self._kept[self.kept[1].place], 0)
 
@@ -159,6 +161,11 @@ class CudaProgram:
             "counters": counters,
             "n_counters": n_counters,
         }
+
+    def _scratch(self, n_bytes: int) -> dict[str, Any]:
+        """What the kernels of sampling leave for each other."""
+        scratch = self._hold("scratch", lambda: self._library.DeviceArray(n_bytes))
+        return {"scratch": scratch, "scratch_bytes": n_bytes}
 
     # --- steps ----------------------------------------------------------------------------------------------
     def run(self) -> None:

@@ -39,7 +39,7 @@ class Vector(NamedTuple):
 
 
 class StepArray(NamedTuple):
-    """An array of the step, or its only number; `group` is that of the layer's cache."""
+    """An array of the step as csrc/cuda/op.h names it, or its only number; `group` is that of the cache."""
 
     name: str
     group: int = 0

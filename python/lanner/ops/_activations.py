@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from lanner import _core
-from lanner.ops._arrays import Array, contiguous, fill, floats, output
+from lanner.ops._arrays import Array, contiguous, fill, floats, is_cuda, output
 
 Approximate = Literal["none", "tanh"]
 
@@ -15,7 +15,7 @@ _SILU, _GELU = 0, {"none": 1, "tanh": 2}
 """As `Activation` in csrc/ops/activate.h numbers them."""
 
 
-def silu(x: Array, out: Array | None = None) -> Array:
+def silu(x: Array, out: Array | None = None, *, device: str = "cpu") -> Array:
     """x / (1 + exp(-x)), also called swish (Hendrycks and Gimpel, arXiv:1606.08415).
 
     Error: within 2^-24 * 7 of each result, relative, plus 1.5e-36, against exact arithmetic on the same
@@ -26,6 +26,8 @@ def silu(x: Array, out: Array | None = None) -> Array:
     Args:
         x: float32, any shape, also without axes; an array that is strided or not aligned is copied.
         out: float32 of x's shape, or x itself; any strides.
+        device: "cpu", or "cuda", for tests of its kernel: x is copied to the GPU and back, and rounded to
+            bfloat16 both ways.
 
     Returns:
         float32 of x's shape; `out` if given. Empty for an empty x.
@@ -37,7 +39,7 @@ def silu(x: Array, out: Array | None = None) -> Array:
     Reproducible: an element's bits depend on it and the instruction set alone, not on its place, the other
     elements or the number of threads. Complexity: O(size). Any thread may call; the GIL is released.
     """
-    return _activate("silu", _SILU, {"x": x}, out)
+    return _activate("silu", _SILU, {"x": x}, out, device)
 
 
 def gelu(x: Array, approximate: Approximate = "none", out: Array | None = None) -> Array:
@@ -70,7 +72,7 @@ def gelu(x: Array, approximate: Approximate = "none", out: Array | None = None) 
     return _activate("gelu", _gelu("gelu", approximate), {"x": x}, out)
 
 
-def swiglu(gate: Array, up: Array, out: Array | None = None) -> Array:
+def swiglu(gate: Array, up: Array, out: Array | None = None, *, device: str = "cpu") -> Array:
     """silu(gate) * up (Shazeer, GLU variants improve transformer, arXiv:2002.05202).
 
     Error: the float32 product of `silu` and up, so within 2^-24 * 8 of each result, relative, plus
@@ -82,6 +84,7 @@ def swiglu(gate: Array, up: Array, out: Array | None = None) -> Array:
         gate: float32, any shape, also without axes; an array that is strided or not aligned is copied.
         up: float32 of the same shape: nothing is broadcast.
         out: float32 of that shape, or gate or up itself; any strides.
+        device: "cpu", or "cuda", for tests of its kernel: as `silu`.
 
     Returns:
         float32 of the shape of gate; `out` if given. Empty for empty inputs.
@@ -93,7 +96,7 @@ def swiglu(gate: Array, up: Array, out: Array | None = None) -> Array:
     Reproducible: an element's bits depend on its inputs and the instruction set alone, not on its place, the
     other elements or the number of threads. Complexity: O(size). Any thread may call; the GIL is released.
     """
-    return _activate("swiglu", _SILU, {"gate": gate, "up": up}, out)
+    return _activate("swiglu", _SILU, {"gate": gate, "up": up}, out, device)
 
 
 def geglu(gate: Array, up: Array, approximate: Approximate = "none", out: Array | None = None) -> Array:
@@ -128,7 +131,10 @@ def _gelu(op: str, approximate: str) -> int:
     return _GELU[approximate]
 
 
-def _activate(op: str, function: int, given: dict[str, Array], out: Array | None) -> Array:
+def _activate(
+    op: str, function: int, given: dict[str, Array], out: Array | None, device: str = "cpu"
+) -> Array:
+    on_gpu = is_cuda(op, device)
     inputs = {name: floats(op, name, x) for name, x in given.items()}
     gate, *gated = inputs.values()
     for up in gated:
@@ -138,6 +144,11 @@ def _activate(op: str, function: int, given: dict[str, Array], out: Array | None
     if gate.size == 0:
         return out
     flat = [contiguous(x).reshape(-1) for x in inputs.values()]
+    if on_gpu:
+        from lanner.cuda import array_ops
+
+        out[...] = array_ops.activate(function, flat[0], flat[1] if gated else None).reshape(out.shape)
+        return out
     return fill(
         out,
         lambda to: _core.array.activate(function, flat[0], flat[1] if gated else None, to.reshape(-1)),

@@ -59,6 +59,13 @@ def checked_axis(op: str, x: Array, axis: int) -> int:
     return axis % x.ndim
 
 
+def is_cuda(op: str, device: Any) -> bool:
+    """Whether `device` is the GPU; ValueError where it is no device."""
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"{op}: device is {device!r:.80}, wanted 'cpu' or 'cuda'")
+    return bool(device == "cuda")
+
+
 # ---- results -------------------------------------------------------------------------------------
 
 

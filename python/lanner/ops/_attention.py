@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanner import _core
-from lanner.ops._arrays import Array, contiguous, floats, integer, number, output
+from lanner.ops._arrays import Array, contiguous, floats, integer, is_cuda, number, output
 
 
 @overload
@@ -24,6 +24,7 @@ def sdpa(
     window: int | None = None,
     softcap: float | None = None,
     out: Array | None = None,
+    device: str = "cpu",
     return_weights: Literal[False] = False,
 ) -> Array: ...
 
@@ -40,6 +41,7 @@ def sdpa(
     window: int | None = None,
     softcap: float | None = None,
     out: Array | None = None,
+    device: str = "cpu",
     return_weights: Literal[True],
 ) -> tuple[Array, npt.NDArray[np.float32]]: ...
 
@@ -55,6 +57,7 @@ def sdpa(
     window: int | None = None,
     softcap: float | None = None,
     out: Array | None = None,
+    device: str = "cpu",
     return_weights: bool = False,
 ) -> Array | tuple[Array, npt.NDArray[np.float32]]:
     """Scaled dot-product attention: softmax over the keys of scale * q . k, applied to v.
@@ -78,6 +81,8 @@ def sdpa(
         softcap: Positive; a scaled score s becomes softcap * tanh(s / softcap), before the mask.
         out: Where to write; shape and dtype of the result, any strides. It may be q itself and may share no
             element with another input.
+        device: "cpu", or "cuda", for tests of its kernel: all is copied to the GPU and back, and rounded to
+            bfloat16 both ways; head_dims of 64, 128 or 256, no mask, no weights, no more queries than keys.
         return_weights: Also return the attention weights. They take memory for every score.
 
     Returns:
@@ -114,6 +119,7 @@ def sdpa(
     next call; with few queries also partial results, 4 bytes times 2 + head_dim of v, rounded up to 16, for
     each query head and 256 keys.
     """
+    on_gpu = is_cuda("sdpa", device)
     q, k, v = (
         floats("sdpa", name, x, (np.float32, np.float16)) for name, x in (("q", q), ("k", k), ("v", v))
     )
@@ -125,6 +131,19 @@ def sdpa(
     wide_mask = _mask(mask, (*q.shape[:-1], k.shape[-2]))
     result = output("sdpa", out, shape, q.dtype, {"q": q}, {"k": k, "v": v, "mask": wide_mask})
     weights = np.empty((*q.shape[:-1], k.shape[-2]), np.float32) if return_weights else None
+    if on_gpu:
+        if mask is not None or return_weights:
+            raise ValueError("sdpa: mask and return_weights have no kernel with device='cuda'")
+        from lanner.cuda import array_ops
+
+        options: dict[str, Any] = {
+            "causal": bool(causal),
+            "scale": _scale(scale, q.shape[-1]),
+            "softcap": _softcap(softcap),
+        }
+        made = array_ops.sdpa(*map(_four_axes, (q, k, v)), window=_window(window, causal), **options)
+        result[...] = made.reshape(shape)
+        return result
     target = result if _is_direct(result) else np.empty(shape, q.dtype)
     _core.array.sdpa(
         *(_four_axes(x) for x in (_direct(q), _direct(k), _direct(v), target)),

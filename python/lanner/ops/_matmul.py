@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanner import _core
-from lanner.ops._arrays import Array, contiguous, fill, floats, output
+from lanner.ops._arrays import Array, contiguous, fill, floats, is_cuda, output
 from lanner.ops._quantization import FORMATS, QUANTIZABLE, checked_format, dequantize
 
 Packed = _core.Packed
@@ -81,7 +81,7 @@ def _packed(data: npt.NDArray[np.uint8], format: str, k: int) -> Packed:
 
 
 def matmul(
-    x: Array, w: Array | Packed, *, bias: Array | None = None, out: Array | None = None
+    x: Array, w: Array | Packed, *, bias: Array | None = None, out: Array | None = None, device: str = "cpu"
 ) -> npt.NDArray[np.float32]:
     """x @ w for an array w, x @ w.T for a packed one, plus bias, in float32.
 
@@ -91,6 +91,8 @@ def matmul(
             aligned; or what `pack` made of (N, K). Without leading axes: nothing is broadcast against x.
         bias: float32 (N,), added to every row.
         out: float32 (..., N), any strides, no part of an input.
+        device: "cpu", or "cuda", for tests of its kernels: all is copied to the GPU and back, and x and the
+            weights are rounded to bfloat16.
 
     Returns:
         float32 (..., N), (N,) for a vector x; `out` if given. Sizes of zero are allowed; where K is 0, every
@@ -125,6 +127,7 @@ def matmul(
         TypeError: an argument has another type or dtype.
         ValueError: shapes do not meet, a size is beyond 2^31 - 32, or out does not fit or overlaps an input.
     """
+    on_gpu = is_cuda("matmul", device)
     x = floats("matmul", "x", x)
     if x.ndim == 0:
         raise ValueError("matmul: x has no axes, wanted (..., K)")
@@ -151,6 +154,11 @@ def matmul(
         return out
     if k == 0:
         out[...] = 0.0 if bias is None else bias
+        return out
+    if on_gpu:
+        from lanner.cuda import array_ops
+
+        out[...] = array_ops.matmul(x.reshape(-1, k), w, bias).reshape(out.shape)
         return out
     return fill(out, lambda to: _multiply(x, w, bias, to.reshape(-1, n)))
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from lanner import _core
-from lanner.ops._arrays import Array, as_rows, checked_axis, fill, fill_rows, floats, integer, output
+from lanner.ops._arrays import Array, as_rows, checked_axis, fill, fill_rows, floats, integer, is_cuda, output
 
 
-def softmax(x: Array, axis: int = -1, out: Array | None = None) -> Array:
+def softmax(x: Array, axis: int = -1, out: Array | None = None, *, device: str = "cpu") -> Array:
     """exp(x) divided by its sum along an axis.
 
     Error: within 2^-24 (2.5 (max - x) + 2.5 ln n + 80) of each weight, plus 1.7e-38, against exact arithmetic
@@ -30,6 +30,7 @@ def softmax(x: Array, axis: int = -1, out: Array | None = None) -> Array:
             axis than the last, is copied.
         axis: the axis that sums to 1.
         out: float32 of x's shape, or x itself; any strides.
+        device: "cpu", or "cuda", for tests of its kernel: rows are copied to the GPU and back.
 
     Returns:
         float32 of x's shape; `out` if given. Empty for an empty x.
@@ -44,7 +45,7 @@ def softmax(x: Array, axis: int = -1, out: Array | None = None) -> Array:
     Two passes with one reduction per chunk: Milakov and Gimelshein, Online normalizer calculation for
     softmax, arXiv:1805.02867.
     """
-    return _softmax("softmax", x, axis, out, logarithm=False)
+    return _softmax("softmax", x, axis, out, logarithm=False, on_gpu=is_cuda("softmax", device))
 
 
 def log_softmax(x: Array, axis: int = -1, out: Array | None = None) -> Array:
@@ -168,11 +169,18 @@ def _topk_output(x: Array, k: int, axis: int, out: Any) -> tuple[Array, Array]:
     return values, output("topk", out[1], shape, np.int64, {}, {"x": x, "out[0]": values}, "out[1]")
 
 
-def _softmax(op: str, x: Array, axis: int, out: Array | None, *, logarithm: bool) -> Array:
+def _softmax(
+    op: str, x: Array, axis: int, out: Array | None, *, logarithm: bool, on_gpu: bool = False
+) -> Array:
     x = floats(op, "x", x)
     axis = checked_axis(op, x, axis)
     out = output(op, out, x.shape, np.float32, {"x": x})
     if x.size == 0:
         return out
     rows = as_rows(x, axis)
+    if on_gpu:
+        from lanner.cuda import array_ops
+
+        made = array_ops.softmax(rows, logarithm=logarithm)
+        return fill_rows(out, axis, lambda to: np.copyto(to, made))
     return fill_rows(out, axis, lambda to: _core.array.softmax(rows, to, logarithm))

@@ -1,0 +1,235 @@
+"""The whole decoder over the emulated GPU, through the interface that the engine uses."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lanner
+import models as files
+from emulation import emulated
+from lanner.checkpoint import open_checkpoint
+from lanner.cuda.decoder import CudaDecoder
+from lanner.decoder import Decoder
+from oracle import Oracle, size
+
+GREEDY = (0.0, 0, 1.0, 0.0, 1.0, 0.0)
+IDS = np.random.default_rng(3).integers(0, files.VOCAB, 200).tolist()
+PAGES = [[9, 2, 5, 0], [1, 8, 3, 11], [10, 4, 7, 6]]
+"""Of three sequences, scattered over the cache."""
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """The emulated GPU as the library that lanner finds; what it reports fails the test."""
+    module = emulated()
+    monkeypatch.setitem(sys.modules, "_cuda_emulated", module)
+    (tmp_path / "_cuda_emulated.so").touch()
+    monkeypatch.setenv("LANNER_CUDA_LIBRARY", str(tmp_path / "_cuda_emulated.so"))
+    module.emulator.configure(checks=True)
+    module.emulator.set_interpreter(None)
+    module.emulator.report()
+    yield module
+    assert module.emulator.report() == []
+
+
+Chunk = tuple[int, Sequence[int], Sequence[int]]
+"""The first position of a sequence's tokens in a step, these tokens, and the pages of the sequence."""
+
+
+def run(decoder: Any, *chunks: Chunk) -> tuple[np.ndarray, list[int]]:
+    """Logits and ids of the last token of every chunk of a step."""
+    step, views, n = decoder.step, decoder.step.memoryviews(), 0
+    for s, (start, ids, pages) in enumerate(chunks):
+        views["seq_starts"][s] = n
+        for i, id in enumerate(ids):
+            views["token_ids"][n + i], views["positions"][n + i], views["token_seqs"][n + i] = (
+                id,
+                start + i,
+                s,
+            )
+        n += len(ids)
+        views["kv_lens"][s], views["output_rows"][s] = start + len(ids), n - 1
+        for i, page in enumerate(pages):
+            views["block_tables"][s, i] = page
+        for i, value in enumerate(GREEDY):
+            views["sampling"][s, i] = value
+    views["seq_starts"][len(chunks)] = n
+    step.n_tokens, step.n_seqs, step.n_outputs = n, len(chunks), len(chunks)
+    assert decoder.run()
+    return decoder.logits(len(chunks)).copy(), decoder.sampled(len(chunks))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Callable[..., CudaDecoder]:
+    """made(formats, ...): the decoder of a small model."""
+
+    def make(formats: dict[str, str] | None = None, *, n_pages: int = 12, **options: Any) -> CudaDecoder:
+        path = files.write(tmp_path / "model.gguf", formats, **options)
+        return CudaDecoder(open_checkpoint(path), context=32 * n_pages, max_memory=64 << 20)
+
+    return make
+
+
+def check_logits(got: np.ndarray, oracle: Oracle, ids: Sequence[int]) -> None:
+    """The last row of ids is no further from float64 than three times what bfloat16 costs there."""
+    exact, rounded = (oracle.logits(ids, rounded=r)[-1] for r in (False, True))
+    cost = size(rounded - exact)
+    assert 0 < size(got - exact) <= 3 * cost
+    assert np.abs(got - exact).max() <= 15 * cost
+
+
+def check_ids(logits: np.ndarray, ids: Sequence[int]) -> None:
+    assert list(ids) == logits.argmax(axis=1).tolist()
+
+
+MODELS = {
+    "f16": {},
+    "f32": {"formats": {"*": "f32"}},
+    "q8_0": {"formats": {"*": "q8_0"}},
+    "q4_0": {"formats": {"*": "q4_0"}},
+    "q4_k": {"formats": {"*": "q4_k", "token_embd": "q8_0"}, "hidden": 256, "ffn": 256},
+    "mixed": {
+        "formats": {"*": "q4_1", "attn_v": "q5_0", "ffn_down": "q8_0", "output": "q5_1"},
+        "tied": False,
+    },
+    "qwen2": {"architecture": "qwen2", "tied": False},
+    "qwen3": {"architecture": "qwen3", "formats": {"*": "q8_0"}},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_prefill_and_decode(name: str, made: Callable[..., CudaDecoder]) -> None:
+    """A prompt, then token by token over the end of a page: first launched directly, then as a graph."""
+    decoder = made(**MODELS[name])
+    oracle = Oracle(decoder)
+    logits, ids = run(decoder, (0, IDS[:30], PAGES[0]))
+    check_logits(logits[0], oracle, IDS[:30])
+    check_ids(logits, ids)
+    for n in range(30, 34):
+        logits, ids = run(decoder, (n, IDS[n : n + 1], PAGES[0]))
+        check_logits(logits[0], oracle, IDS[: n + 1])
+        check_ids(logits, ids)
+    assert decoder.program.core.n_graphs == 1
+
+
+def test_prompts_beyond_the_skinny_matmul(made: Callable[..., CudaDecoder]) -> None:
+    """Two prompts of several tiles in one step, the second in two parts."""
+    decoder = made()
+    oracle = Oracle(decoder)
+    first, second = IDS[:70], IDS[70:170]
+    logits, _ = run(decoder, (0, first, PAGES[0]), (0, second[:45], PAGES[1]))
+    check_logits(logits[0], oracle, first)
+    check_logits(logits[1], oracle, second[:45])
+    logits, _ = run(decoder, (45, second[45:], PAGES[1]))
+    check_logits(logits[0], oracle, second)
+
+
+def test_a_batch_of_several_lengths(made: Callable[..., CudaDecoder]) -> None:
+    """Three sequences decode in the bucket of four, beside a prompt in a step that is no decode step."""
+    decoder = made()
+    oracle = Oracle(decoder)
+    seqs = [IDS[:33], IDS[40:47], IDS[60:85]]
+    for ids, pages in zip(seqs, PAGES, strict=True):
+        run(decoder, (0, ids, pages))
+    for n in range(2):
+        chunks = [(len(ids), [IDS[100 + n]], pages) for ids, pages in zip(seqs, PAGES, strict=True)]
+        logits, ids = run(decoder, *chunks)
+        seqs = [[*ids, IDS[100 + n]] for ids in seqs]
+        for row, ids_of_row in zip(logits, seqs, strict=True):
+            check_logits(row, oracle, ids_of_row)
+        check_ids(logits, ids)
+    logits, _ = run(
+        decoder,
+        (len(seqs[0]), [7], PAGES[0]),
+        (len(seqs[1]), IDS[120:123], PAGES[1]),
+        (len(seqs[2]), [9], PAGES[2]),
+    )
+    for row, ids_of_row in zip(
+        logits, ([*seqs[0], 7], [*seqs[1], *IDS[120:123]], [*seqs[2], 9]), strict=True
+    ):
+        check_logits(row, oracle, ids_of_row)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 16, 21])
+def test_every_bucket(n: int, made: Callable[..., CudaDecoder]) -> None:
+    decoder = made()
+    oracle = Oracle(decoder)
+    for turn in range(2):
+        logits, _ = run(decoder, *((turn, [IDS[s + 30 * turn]], [n - 1 - s]) for s in range(n)))
+        for s in range(n):
+            check_logits(logits[s], oracle, [IDS[s], IDS[s + 30]][: turn + 1])
+    assert decoder.program.core.n_graphs == 1
+
+
+def test_a_graph_computes_what_direct_launches_do(made: Callable[..., CudaDecoder]) -> None:
+    """The same step again, to the last bit, also with other blocks first and other deliveries of copies."""
+    decoder = made()
+    run(decoder, (0, IDS[:20], PAGES[0]))
+    step = (20, IDS[20:21], PAGES[0])
+    first, _ = run(decoder, step)
+    for schedule in ({}, {"order": "reverse"}, {"order": "random", "seed": 5, "copies": "eager"}):
+        emulated().emulator.configure(**schedule)
+        again, _ = run(decoder, step)
+        assert np.array_equal(first, again)
+    assert decoder.program.core.n_graphs == 1
+
+
+def test_pages_are_copied(made: Callable[..., CudaDecoder]) -> None:
+    decoder = made()
+    run(decoder, (0, IDS[:20], [4]))
+    decoder.copy_pages([(0, 4, 7)])
+    a, b = (run(decoder, (20, [5], pages))[0] for pages in ([7], [4]))
+    assert np.array_equal(a, b)
+    with pytest.raises(ValueError, match="copy_page: page is 10000, the cache has"):
+        decoder.copy_pages([(0, 10_000, 1)])
+
+
+def test_as_near_to_the_cpu_as_bfloat16_is(made: Callable[..., CudaDecoder], tmp_path: Path) -> None:
+    """The CPU's own logits of the same file, whose weights bfloat16 holds."""
+    decoder = made({"*": "bf16"})
+    oracle = Oracle(decoder)
+    cpu = Decoder(open_checkpoint(tmp_path / "model.gguf"), context=384, kv_dtype="f32")
+    for start, ids in ((0, IDS[:50]), (50, IDS[50:51]), (51, IDS[51:52])):
+        (got, chosen), (wanted, cpu_chosen) = (run(d, (start, ids, PAGES[0])) for d in (decoder, cpu))
+        cost = size(
+            np.subtract(*(oracle.logits(IDS[: start + len(ids)], rounded=r)[-1] for r in (True, False)))
+        )
+        assert size(got - wanted) <= 3 * cost
+        assert chosen == cpu_chosen
+
+
+def test_steps_that_point_nowhere_are_refused(made: Callable[..., CudaDecoder]) -> None:
+    decoder = made()
+    for chunk, message in (
+        ((0, [files.VOCAB], PAGES[0]), f"token id {files.VOCAB} is outside the vocabulary"),
+        ((0, [1], [10_000]), "page 10000 of sequence 0 is outside the cache"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(decoder, chunk)
+
+
+def test_memory_and_what_does_not_fit(made: Callable[..., CudaDecoder], tmp_path: Path) -> None:
+    decoder = made()
+    used = decoder.weight_bytes + decoder.program.arena_bytes + decoder._caches.n_bytes
+    assert used <= 64 << 20
+    assert decoder.n_params > 0 and set(decoder.formats) == {"f16", "f32"}
+    with pytest.raises(lanner.OutOfMemoryBudget, match="more than the max_memory of 1 MB"):
+        CudaDecoder(open_checkpoint(tmp_path / "model.gguf"), max_memory=1 << 20)
+    with pytest.raises(ValueError, match="kv_dtype is 'q8', wanted 'bf16'"):
+        CudaDecoder(open_checkpoint(tmp_path / "model.gguf"), kv_dtype="q8")
+
+
+def test_cancelled_steps_do_not_begin(made: Callable[..., CudaDecoder]) -> None:
+    decoder = made()
+    run(decoder, (0, [1], [0]))
+    decoder.cancel()
+    assert not decoder.run()
+    decoder.clear_cancel()
+    assert not decoder.run(deadline_s=0.0)
+    assert decoder.run()
