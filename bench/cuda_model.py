@@ -131,7 +131,9 @@ def skinny_seconds(gpu: Gpu, n: int, k: int, weights: str, norm: bool) -> float:
     n_units = -(-n // 16) * (k // 64)
     issue = n_units / units_a_turn * len(loop) / (4 * gpu.n_sms * gpu.clock)
     useful = UNIT_BYTES[weights] / (copies * 512)
-    return max(issue, read_seconds(gpu, code, skinny_blocks(n, k, weights), n_units * UNIT_BYTES[weights], useful))
+    return max(
+        issue, read_seconds(gpu, code, skinny_blocks(n, k, weights), n_units * UNIT_BYTES[weights], useful)
+    )
 
 
 def matrix_bytes(n: int, k: int, weights: str) -> int:
@@ -179,6 +181,10 @@ TILED = {"A100-80": "77 %", "RTX 5090": "85 %", "B200": "18 %"}
 RING = {"H100 SXM": "79 %"}
 """fast.cu's matmul with wgmma, TMA and a ring."""
 PRODUCTS = [
+    Product("matmul, bf16", "linear_tiled", "linear_tiled_kernel<TiledShape<0, 128> >", TILED),
+    Product("matmul, int8", "linear_tiled", "linear_tiled_kernel<TiledShape<1, 128> >", {}),
+    Product("matmul, int4", "linear_tiled", "linear_tiled_kernel<TiledShape<2, 128> >", {}),
+    Product("matmul, bf16, wgmma", "linear_sm90", "linear_sm90_kernel", RING),
     Product("attention, head_dim 128", "attention_prefill", "attention_prefill_kernel<128, 2>", FLASH),
     Product("attention, head_dim 64", "attention_prefill", "attention_prefill_kernel<64, 2>", FLASH),
 ]
@@ -247,8 +253,8 @@ Decoding, tokens per second of one sequence behind {CONTEXT} tokens, and the sha
 Its matrices in bf16, share of the DRAM bandwidth (at most {ATTAINABLE:.0%} can be had):
 
 {_table(["matrix", "MB", *names], [*matrices, [little[0], "", *little[1:]]])}
-Prompts, the most of the tensor cores' rate that the main loop leaves (mma.sync reaches 62 % of it on an H100 and
-20 % on a B200), and in brackets what others have measured of kernels of the same kind:
+Prompts, the most of the tensor cores' rate that the main loop leaves (mma.sync reaches 62 % of it on an H100
+and 20 % on a B200), and in brackets what others have measured of kernels of the same kind:
 
 {_table(["kernel", *names], products)}"""
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import sass
 from emulation import emulated, ptx_callback
 
 HERE = Path(__file__).parent
@@ -21,10 +22,20 @@ SCHEDULES = [
 """Orders in which the threads of a block run, and when copies arrive: at once, or at the last moment."""
 
 
+LAST = ("test_sass.py", "test_model.py")
+"""What needs the machine code, which is compiled while other tests run."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if HERE in Path(item.fspath).parents:
+        if HERE in item.path.parents:
             item.add_marker(pytest.mark.cuda)
+    items.sort(key=lambda item: HERE in item.path.parents and item.path.name in LAST)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if any(HERE in item.path.parents and item.path.name in LAST for item in session.items):
+        sass.all_units()
 
 
 @pytest.fixture(params=["fibers", "ptx"])
@@ -63,7 +74,7 @@ def fibers() -> Iterator[Any]:
 
 @pytest.fixture
 def everywhere(cuda: Any, level: str) -> Callable[..., Any]:
-    """everywhere(call, n_sms=...): what `call` returns, one array or a tuple, the same bits under all schedules."""
+    """everywhere(call, n_sms=...): what `call` returns, an array or a tuple, the same bits everywhere."""
 
     def run(call: Callable[[], Any], n_sms: int = 4) -> Any:
         if level == "ptx":

@@ -47,6 +47,9 @@ TABLE = [
     Gate("rope_table_kernel", 64, 4),
     Gate("rope_append_kernel", 64, 4),
     Gate("head_norm_kernel<*>", 64, 4),
+    Gate("sample_highest_kernel", 64, 2),
+    Gate("sample_weigh_kernel", 64, 2, shared=15 * KB),
+    Gate("sample_draw_kernel", 96, 1, shared=43 * KB),
     # A row of a block in registers: 8 vectors of 8 elements and their weights.
     Gate("rms_norm_kernel<8>", 112, 2, shared=128, needs=WIDE),
     Gate("rms_norm_kernel<*>", 64, 4, shared=128, needs=WIDE),
@@ -69,6 +72,10 @@ TABLE = [
     Gate("sample_draw_kernel", 128, 1, shared=42 * KB),
     # Few tokens: weights stream through a ring of each warp; the products are on tensor cores.
     Gate("linear_skinny_kernel<*>", 128, 2, shared=RING, needs=(*COPIES, "HMMA.16816"), saturates=True),
+    # Many tokens: a ring of the block; on an H100 one that TMA fills for wgmma.
+    Gate("linear_tiled_kernel<TiledShape<*> >", 255, 2, shared=49 * KB, needs=(*COPIES, "HMMA.16816"),
+         tensor=LOOP_2),
+    Gate("linear_sm90_kernel", 168, 1, shared=226 * KB, needs=("HGMMA.64x256x16", "UTMALDG.2D", "STG.E.128")),
     # Attention: a unit of keys and values of each warp, or tiles of the block, in a ring.
     Gate("attention_decode_kernel<*>", 255, 1, shared=64 * KB, needs=PRODUCTS,
          saturates=True),

@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -57,7 +58,7 @@ class SassKernel:
 
     @cached_property
     def loops(self) -> list[list[Step]]:
-        """One turn of each innermost loop: of its branches those that leave out most, but no memory or product."""
+        """One turn of each innermost loop: by the branches that leave out most, but no memory or product."""
         spans = []
         for end, step in enumerate(self.steps):
             target = step.target
@@ -87,7 +88,8 @@ def _turn(body: list[Step], start: int) -> list[Step]:
     cost, after = [0] * (n + 1), [n] * n
     for i in range(n - 1, -1, -1):
         step = body[i]
-        ways = [] if step.opcode in ("BRA", "EXIT") and not step.predicate and "P" not in step.operands else [i + 1]
+        leaves = step.opcode in ("BRA", "EXIT") and not step.predicate and "P" not in step.operands
+        ways = [] if leaves else [i + 1]
         if step.target is not None and i < step.target - start <= n:
             ways.append(step.target - start)
         after[i] = min(ways, key=lambda way: cost[way], default=n)
@@ -157,6 +159,16 @@ def kernels(unit: Path) -> list[SassKernel]:
     return [
         SassKernel(**{**k, "steps": [Step(*s) for s in k["steps"]]}) for k in json.loads(path.read_text())
     ]
+
+
+PLANTED = toolkit.ROOT / "tests/cuda/planted_sass.cu"
+
+
+@cache
+def all_units() -> dict[str, Future[list[SassKernel]]]:
+    """The kernels of every unit, compiled beside what else runs."""
+    pool = ThreadPoolExecutor(2)
+    return {unit.stem: pool.submit(kernels, unit) for unit in [*toolkit.units(), PLANTED]}
 
 
 def _disassemble(unit: Path, out: Path) -> None:

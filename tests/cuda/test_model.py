@@ -59,8 +59,8 @@ def test_blocks_are_those_of_the_launcher(fibers: Any, weights: str) -> None:
         for n, k in [*shape.matrices.values(), (shape.vocab, shape.d)]:
             scales = None if weights == "bf16" else some
             weight = (getattr(fibers.WeightType, weights), n, k, some, scales)
-            fibers.ops.linear({"n_tokens": 1}, x=some, weight=weight, end=1, logits=some, rows=("tokens", count), function=0,
-                              qkv={})  # fmt: skip
+            fibers.ops.linear({"n_tokens": 1}, x=some, weight=weight, end=1, logits=some, function=0, qkv={},
+                              rows=("tokens", count))  # fmt: skip
             launch = launches.pop()
             name = short_name(launch["symbol"])
             assert name == cuda_model.skinny_name(weights, norm=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,11 @@ from gates import TABLE, Gate, gate_of, problems, resident_blocks
 from gpus import SMS
 from sass import SassKernel, Step, in_flight
 
-PLANTED = toolkit.ROOT / "tests/cuda/planted_sass.cu"
-
 
 @pytest.fixture(scope="module")
 def everything() -> dict[str, list[SassKernel]]:
-    """The kernels of every unit. Two units are compiled at a time."""
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(units(), pool.map(sass.kernels, [*toolkit.units(), PLANTED]), strict=True))
-
-
-def units() -> list[str]:
-    return [u.stem for u in [*toolkit.units(), PLANTED]]
+    """The kernels of every unit."""
+    return {unit: kernels.result() for unit, kernels in sass.all_units().items()}
 
 
 @pytest.mark.parametrize("unit", [u.stem for u in toolkit.units()])
@@ -50,7 +42,7 @@ def test_rows_are_of_kernels(everything: dict[str, list[SassKernel]]) -> None:
 
 def planted(everything: dict[str, list[SassKernel]], name: str, gate: Gate) -> list[list[str]]:
     """Problems of a planted kernel, by architecture."""
-    found = [list(problems(k, gate)) for k in everything["planted_sass"] if k.name == f"{name}_kernel"]
+    found = [list(problems(k, gate)) for k in everything[sass.PLANTED.stem] if k.name == f"{name}_kernel"]
     assert len(found) == len(toolkit.ARCHES)
     return found
 
@@ -72,7 +64,7 @@ def test_loads_that_wait_for_one_another_are_caught(everything: dict[str, list[S
 
 
 def test_loads_under_way_are_counted(everything: dict[str, list[SassKernel]]) -> None:
-    kernels = {k.arch: k for k in everything["planted_sass"] if k.name == "streaming_kernel"}
+    kernels = {k.arch: k for k in everything[sass.PLANTED.stem] if k.name == "streaming_kernel"}
     assert {k.bytes_in_flight() for k in kernels.values()} <= {7 * 16, 8 * 16}
     gate = Gate("*", 255, 1, saturates=True)
     assert not any(planted(everything, "streaming", gate))
