@@ -34,6 +34,7 @@ PRODUCTS = (*COPIES, "HMMA.16816", "LDSM")
 LOOP_1 = {"80": 0.6, "89": 1.0, "120": 1.0, "90a": 0.5}
 LOOP_2 = {"80": 0.95, "89": 1.0, "120": 1.0, "90a": 0.95}
 RING = 8 * 6144 + 128  # of linear_skinny: eight warps, and the slots of 32 tokens
+TILED = (*COPIES, "HMMA.16816", "LDS.128", "STG.E.128")
 TABLE = [
     # A thread has 8 or 16 elements, or a few vectors of 8.
     Gate("add_kernel", 32, 6, needs=WIDE),
@@ -72,10 +73,13 @@ TABLE = [
     Gate("sample_draw_kernel", 128, 1, shared=42 * KB),
     # Few tokens: weights stream through a ring of each warp; the products are on tensor cores.
     Gate("linear_skinny_kernel<*>", 128, 2, shared=RING, needs=(*COPIES, "HMMA.16816"), saturates=True),
-    # Many tokens: a ring of the block; on an H100 one that TMA fills for wgmma.
-    Gate("linear_tiled_kernel<TiledShape<*> >", 255, 2, shared=49 * KB, needs=(*COPIES, "HMMA.16816"),
-         tensor=LOOP_2),
-    Gate("linear_sm90_kernel", 168, 1, shared=226 * KB, needs=("HGMMA.64x256x16", "UTMALDG.2D", "STG.E.128")),
+    # Many tokens: 128 sums a thread, and two blocks to an SM, so that one computes while the other waits.
+    Gate("linear_tiled_kernel<TiledShape<*, 128> >", 255, 2, shared=49 * KB, needs=TILED,
+         tensor={"80": 1.0, "89": 1.0, "90a": 1.0, "100": 1.0, "120": 1.0}),
+    Gate("linear_tiled_kernel<*>", 112, 2, shared=49 * KB, needs=TILED),
+    # One block to an SM: 24 registers for who copies, 240 for who computes, as many as 168 for all.
+    Gate("linear_sm90_kernel", 168, 1, shared=225 * KB,
+         needs=("HGMMA.64x256x16", "UTMALDG.2D", "SYNCS", "USETMAXREG", "STG.E.128")),
     # Attention: a unit of keys and values of each warp, or tiles of the block, in a ring.
     Gate("attention_decode_kernel<*>", 255, 1, shared=64 * KB, needs=PRODUCTS,
          saturates=True),

@@ -187,7 +187,8 @@ def _disassemble(unit: Path, out: Path) -> None:
             [toolkit.tool("nvcc"), *toolkit.FLAGS, *generate, *keep, source, "-o", f"{folder}/fat"]
         )
         for ptx, arches in codes.items():
-            stem = f"{folder}/{unit.stem}.compute_{ptx}"
+            # nvcc names the architecture only where there are several.
+            stem = f"{folder}/{unit.stem}" + (f".compute_{ptx}" if len(codes) > 1 else "")
             text = Path(f"{stem}.ptx").read_text()
             for arch in arches:
                 # sm_86 has the instructions of sm_89, and the same code of the same PTX.

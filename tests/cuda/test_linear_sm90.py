@@ -103,7 +103,7 @@ def test_count_of_the_step(fibers):
 
 
 def test_chosen_on_an_h100(fibers):
-    """If a plain copy of the weights is there and tiles are enough; bits may differ from those of the other."""
+    """If a plain copy of the weights is there, and tiles are enough."""
     product = Plain.random(272, 128, 65, "bf16")
     results = {}
     for n_sms in (3, 4):
