@@ -18,8 +18,8 @@ def rope_table(cuda, positions, inv_freq, n_rows=None, factor=1.0):
     given = np.zeros(bound, np.int32)
     given[:n] = positions
     out = room(cuda, bound, 2 * half, kind="float32")
-    call(cuda, "rope_table", bound, positions=put(cuda, given, "int32"), cos_sin=out, half=half, factor=factor,
-         inv_freq=put(cuda, inv_freq, "float64"), rows=rows(cuda, n))  # fmt: skip
+    call(cuda, "rope_table", bound, positions=put(cuda, given, "int32"), cos_sin=out, half=half,
+         factor=factor, inv_freq=put(cuda, inv_freq, "float64"), rows=rows(cuda, n))  # fmt: skip
     assert out.is_untouched(n)
     return out.numpy()[:n]
 

@@ -26,7 +26,10 @@ def traffic(unit, run):
 
 def wide(part):
     """Of the accesses of 16 bytes a lane: all but counts and sums of parts."""
-    return sum((t for text, t in part.items() if "v4" in text or "cp.async" in text), start=type(next(iter(part.values())))())
+    return sum(
+        (t for text, t in part.items() if "v4" in text or "cp.async" in text),
+        start=type(next(iter(part.values())))(),
+    )
 
 
 @pytest.mark.parametrize(

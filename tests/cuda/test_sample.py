@@ -44,6 +44,13 @@ def greedy(cuda, logits):
     return int(sample(cuda, logits, [(0, 0, 1, 0, 1, 0.5)])[0])
 
 
+@pytest.fixture
+def source(fibers):
+    """Of tests whose rows are too many for the interpreter, and tell nothing new about the compiler."""
+    yield fibers
+    assert fibers.emulator.report() == []
+
+
 # ---- greedy --------------------------------------------------------------------------------------
 
 
@@ -57,13 +64,15 @@ def test_greedy_is_the_exact_argmax_and_the_lowest_id_on_ties(cuda, everywhere, 
     np.testing.assert_array_equal(got, few.argmax(axis=-1))
 
 
-def test_greedy_over_infinities_signed_zeros_and_nan(cuda):
+def test_greedy_over_infinities_signed_zeros_and_nan(source):
     for logits, wanted in (
-        ([0.0, np.inf, np.inf], -1), ([-np.inf, -np.inf, -3e38], 2), ([-np.inf] * 40, -1), ([-0.0, 0.0, -1], 0),
-        ([np.nan, 1, 2], 2), ([np.nan] * 40, -1), ([np.nan] * 39 + [-5], 39), ([-np.inf, np.nan], -1),
+        ([0.0, np.inf, np.inf], -1), ([-np.inf, -np.inf, -3e38], 2), ([-np.inf] * 40, -1),
+        ([-0.0, 0.0, -1], 0), ([np.nan, 1, 2], 2), ([np.nan] * 40, -1), ([np.nan] * 39 + [-5], 39),
+        ([-np.inf, np.nan], -1),
     ):  # fmt: skip
-        assert greedy(cuda, np.array(logits, np.float32)) == wanted
-        assert sample(cuda, np.array(logits, np.float32), [(1, 0, 0.9, 0, 1, 0.5)])[0] == wanted or wanted == 0
+        assert greedy(source, np.array(logits, np.float32)) == wanted
+        if wanted != 0:  # what a draw with top_p finds there, too
+            assert sample(source, np.array(logits, np.float32), [(1, 0, 0.5, 0, 1, 0.5)])[0] == wanted
 
 
 # ---- drawing -------------------------------------------------------------------------------------
@@ -85,25 +94,33 @@ def check_draws(case, uniforms, drawn):
     assert np.abs(np.cumsum(p)[places] - p[places] / 2 - uniforms).max() < p.max() + 1e-5
 
 
+COMPILED = (0, 3, 7, 12, 18, 19)
+"""Cases that take every way through the kernels, for the interpreter."""
+
+
 @pytest.mark.parametrize("case", SAMPLE + CUDA_CASES, ids=str)
 def test_draws_by_inverse_transform(cuda, level, case):
+    if level == "ptx" and case not in [SAMPLE[i] for i in COMPILED]:
+        pytest.skip("other cases take every way through the kernels")
     n = 4 if level == "ptx" else 16 if case.vocab_size < 2000 else 6
     uniforms = np.random.default_rng(2).random(n).astype(np.float32)
     check_draws(case, uniforms, draws(cuda, case, uniforms))
 
 
-@pytest.mark.parametrize("case", [SAMPLE[i] for i in (1, 12, 18)] + [SampleCase(9001, 0.8, top_p=0.9, spread=4.0)],
-                         ids=str)  # fmt: skip
+SCHEDULED = [*(SAMPLE[i] for i in (1, 12, 18)), SampleCase(9001, 0.8, top_p=0.9, spread=4.0)]
+
+
+@pytest.mark.parametrize("case", SCHEDULED, ids=str)
 def test_schedules_draw_alike(cuda, everywhere, case):
     uniforms = np.random.default_rng(3).random(6).astype(np.float32)
     check_draws(case, uniforms, everywhere(lambda: draws(cuda, case, uniforms)))
 
 
-@pytest.mark.parametrize("seed", range(18))
+@pytest.mark.parametrize("seed", range(12))
 def test_any_row(cuda, level, seed):
     """Ties, forbidden ids, sorted rows, every combination of settings."""
-    if level == "ptx" and seed >= 6:
-        pytest.skip("six rows are enough for the compiler")
+    if level == "ptx" and seed not in (1, 3):
+        pytest.skip("two rows are enough for the compiler")
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 5000))
     x = rng.standard_normal(n) * np.exp(1.5 * rng.standard_normal())
@@ -148,64 +165,64 @@ def survivors(cuda, logits, settings, n_uniforms=16):
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3, 6])
-def test_ties_at_the_border_of_top_k_keep_the_lowest_ids(cuda, top_k):
-    assert survivors(cuda, np.zeros(40, np.float32), (1, top_k, 1, 0, 1)) == set(range(top_k))
+def test_ties_at_the_border_of_top_k_keep_the_lowest_ids(source, top_k):
+    assert survivors(source, np.zeros(40, np.float32), (1, top_k, 1, 0, 1)) == set(range(top_k))
 
 
-def test_ties_at_borders_keep_the_lowest_ids(cuda):
+def test_ties_at_borders_keep_the_lowest_ids(source):
     """Whatever comes after, and among other logits: 0 is forbidden, 1 is likelier."""
     n = 16
     logits = np.zeros(n, np.float32)
     logits[0], logits[1] = -np.inf, 1.0
-    assert survivors(cuda, logits, (1, n // 4, 1, 0, 1), 2 * n) == set(range(1, n // 4 + 1))
-    assert survivors(cuda, logits, (1, n // 4, 0.5, 0, 1), 2 * n) < set(range(1, n // 4 + 1))
-    half = survivors(cuda, logits, (1, 0, 0.5, 0, 1), 2 * n)
+    assert survivors(source, logits, (1, n // 4, 1, 0, 1), 2 * n) == set(range(1, n // 4 + 1))
+    assert survivors(source, logits, (1, n // 4, 0.5, 0, 1), 2 * n) < set(range(1, n // 4 + 1))
+    half = survivors(source, logits, (1, 0, 0.5, 0, 1), 2 * n)
     assert half == set(range(1, len(half) + 1))
     assert abs(len(half) - n / 2) < 2
-    assert survivors(cuda, logits, (1, n // 4, 1, 0.5, 1)) == {1}
+    assert survivors(source, logits, (1, n // 4, 1, 0.5, 1)) == {1}
     # All of the same information are as typical as the first of them.
-    assert survivors(cuda, logits, (1, n // 4, 1, 0, 0.1), 2 * n) == set(range(2, n // 4 + 1))
+    assert survivors(source, logits, (1, n // 4, 1, 0, 0.1), 2 * n) == set(range(2, n // 4 + 1))
 
 
 @pytest.mark.parametrize(
     "settings", [(1, 20000, 1, 0, 1), (1, 0, 0.5, 0, 1), (1, 20000, 1, 0.1, 0.5)], ids=str
 )
-def test_tens_of_thousands_of_ties(cuda, settings):
+def test_tens_of_thousands_of_ties(source, settings):
     logits = np.full(40000, 2.5, np.float32)
     uniforms = np.array([0.0, 0.25, 0.5, LAST])
-    drawn = sample(cuda, logits, [(*settings, u) for u in uniforms])
+    drawn = sample(source, logits, [(*settings, u) for u in uniforms])
     np.testing.assert_array_equal(drawn, np.floor(20000 * uniforms))
 
 
-def test_top_p_keeps_the_token_that_reaches_it(cuda):
+def test_top_p_keeps_the_token_that_reaches_it(source):
     logits = np.log(np.array([0.5, 0.25, 0.125, 0.125], np.float32))
     for top_p, n in ((0.0, 1), (0.45, 1), (0.55, 2), (0.8, 3), (0.95, 4)):
-        assert survivors(cuda, logits, (1, 0, top_p, 0, 1), 12) == set(range(n)), top_p
+        assert survivors(source, logits, (1, 0, top_p, 0, 1), 12) == set(range(n)), top_p
 
 
-def test_typical_p_may_drop_the_likeliest(cuda):
+def test_typical_p_may_drop_the_likeliest(source):
     """-log2 p is 1, 3, 3, 3, 3, the entropy 2, as far from the one as from the others."""
     logits = np.log(np.array([0.5, 0.125, 0.125, 0.125, 0.125])).astype(np.float32)
     logits[0] -= 0.1  # less likely: the entropy grows, and nears the others
-    assert survivors(cuda, logits, (1, 0, 1, 0, 0.4), 12) == {1, 2, 3, 4}
-    assert survivors(cuda, logits, (1, 0, 1, 0, 0.6), 12) == {0, 1, 2, 3, 4}
+    assert survivors(source, logits, (1, 0, 1, 0, 0.4), 12) == {1, 2, 3, 4}
+    assert survivors(source, logits, (1, 0, 1, 0, 0.6), 12) == {0, 1, 2, 3, 4}
     logits[0] += 0.2
-    assert survivors(cuda, logits, (1, 0, 1, 0, 0.4), 12) == {0}
-    assert survivors(cuda, logits, (1, 0, 1, 0, 0.0), 12) == {0}
+    assert survivors(source, logits, (1, 0, 1, 0, 0.4), 12) == {0}
+    assert survivors(source, logits, (1, 0, 1, 0, 0.0), 12) == {0}
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-45])
-def test_a_tiny_temperature_is_greedy(cuda, temperature):
+def test_a_tiny_temperature_is_greedy(source, temperature):
     logits = np.array([0.5, 1.0, 3.0, 2.0], np.float32)
     for rest in ((0, 1, 0, 1), (3, 1, 0, 1), (0, 0.9, 0.1, 0.9)):
-        assert survivors(cuda, logits, (temperature, *rest), 5) == {2}
+        assert survivors(source, logits, (temperature, *rest), 5) == {2}
 
 
 @pytest.mark.parametrize("temperature", [1e30, np.inf])
-def test_a_huge_temperature_is_even(cuda, temperature):
+def test_a_huge_temperature_is_even(source, temperature):
     logits = np.array([0.5, -np.inf, 3.0, -2.0], np.float32)
     for rest in ((0, 1, 0, 1), (0, 1, 1, 1), (0, 1, 0.5, 0.99)):
-        assert survivors(cuda, logits, (temperature, *rest), 20) == {0, 2, 3}
+        assert survivors(source, logits, (temperature, *rest), 20) == {0, 2, 3}
 
 
 def test_rows_do_not_see_each_other(cuda, everywhere):
@@ -223,9 +240,13 @@ def test_rows_do_not_see_each_other(cuda, everywhere):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"scratch_bytes": 9}, f"sample: scratch_bytes is 9, wanted {2 * SCRATCH} for 2 rows"),
         ({"vocab_size": 0}, "sample: vocab_size is 0, wanted a positive multiple of 1"),
         ({"vocab_size": 524289}, "sample: vocab_size is 524289, wanted at most 524288"),
-        ({"scratch_bytes": 2 * SCRATCH - 1}, f"scratch_bytes is {2 * SCRATCH - 1}, wanted {2 * SCRATCH} for 2"),
+        (
+            {"scratch_bytes": 2 * SCRATCH - 1},
+            f"scratch_bytes is {2 * SCRATCH - 1}, wanted {2 * SCRATCH} for 2",
+        ),
         ({"out": None}, "sample: out is missing"),
     ],
 )
