@@ -48,9 +48,6 @@ TABLE = [
     Gate("rope_table_kernel", 64, 4),
     Gate("rope_append_kernel", 64, 4),
     Gate("head_norm_kernel<*>", 64, 4),
-    Gate("sample_highest_kernel", 64, 2),
-    Gate("sample_weigh_kernel", 64, 2, shared=15 * KB),
-    Gate("sample_draw_kernel", 96, 1, shared=43 * KB),
     # A row of a block in registers: 8 vectors of 8 elements and their weights.
     Gate("rms_norm_kernel<8>", 112, 2, shared=128, needs=WIDE),
     Gate("rms_norm_kernel<*>", 64, 4, shared=128, needs=WIDE),
@@ -81,18 +78,12 @@ TABLE = [
     Gate("linear_sm90_kernel", 168, 1, shared=225 * KB,
          needs=("HGMMA.64x256x16", "UTMALDG.2D", "SYNCS", "USETMAXREG", "STG.E.128")),
     # Attention: a unit of keys and values of each warp, or tiles of the block, in a ring.
-    Gate("attention_decode_kernel<*>", 255, 1, shared=64 * KB, needs=PRODUCTS,
-         saturates=True),
-    Gate("attention_prefill_kernel<64, 1>", 168, 3, shared=24 * KB, needs=PRODUCTS,
-         tensor=LOOP_1),
-    Gate("attention_prefill_kernel<64, 2>", 255, 2, shared=24 * KB, needs=PRODUCTS,
-         tensor=LOOP_2),
-    Gate("attention_prefill_kernel<128, 1>", 240, 2, shared=48 * KB, needs=PRODUCTS,
-         tensor=LOOP_1),
-    Gate("attention_prefill_kernel<128, 2>", 255, 1, shared=80 * KB, needs=PRODUCTS,
-         tensor=LOOP_2),
-    Gate("attention_prefill_kernel<256, 1>", 255, 1, shared=80 * KB, needs=PRODUCTS,
-         tensor=LOOP_1),
+    Gate("attention_decode_kernel<*>", 255, 1, shared=64 * KB, needs=PRODUCTS, saturates=True),
+    Gate("attention_prefill_kernel<64, 1>", 168, 3, shared=24 * KB, needs=PRODUCTS, tensor=LOOP_1),
+    Gate("attention_prefill_kernel<64, 2>", 255, 2, shared=24 * KB, needs=PRODUCTS, tensor=LOOP_2),
+    Gate("attention_prefill_kernel<128, 1>", 240, 2, shared=48 * KB, needs=PRODUCTS, tensor=LOOP_1),
+    Gate("attention_prefill_kernel<128, 2>", 255, 1, shared=80 * KB, needs=PRODUCTS, tensor=LOOP_2),
+    Gate("attention_prefill_kernel<256, 1>", 255, 1, shared=80 * KB, needs=PRODUCTS, tensor=LOOP_1),
 ]  # fmt: skip
 
 
