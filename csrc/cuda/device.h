@@ -89,8 +89,7 @@ LANNER_DEVICE Bytes16 load16_once(const void* global);      // read-only data th
 LANNER_DEVICE Bytes16 load16_volatile(const void* global);  // what another block has just written, past L1
 LANNER_DEVICE void store16(void* p, Bytes16 value);
 
-// --- meeting
-// ------------------------------------------------------------------------------------------------
+// --- meeting ---------------------------------------------------------------------------------------------
 LANNER_DEVICE void sync_block();
 LANNER_DEVICE void sync_warp();
 // n_threads of the block, whole warps, that name the same barrier 1 <= id < 16.
@@ -105,10 +104,9 @@ LANNER_DEVICE float shuffle_up(float x, int n_lanes);  // lanes below n_lanes ke
 LANNER_DEVICE uint32_t shuffle_up(uint32_t x, int n_lanes);
 LANNER_DEVICE uint32_t ballot(bool x);  // bit per lane
 
-// --- between blocks
-// -------------------------------------------------------------------------------------------
-LANNER_DEVICE void
-fence_device();  // what this thread wrote before is visible to all before what it writes after
+// --- between blocks --------------------------------------------------------------------------------------
+// What this thread wrote before is visible to all before what it writes after.
+LANNER_DEVICE void fence_device();
 LANNER_DEVICE int32_t atomic_add(int32_t* p, int32_t x);  // returns what was there; global or shared
 LANNER_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t x);
 
@@ -117,8 +115,8 @@ LANNER_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t x);
 LANNER_DEVICE void wait_for_kernel_ahead();
 LANNER_DEVICE void let_next_kernel_begin();
 
-// --- asynchronous copies (sm_80)
-// ---------------------------------------------------------------------------- 16 bytes from global to shared
+// --- asynchronous copies (sm_80) -------------------------------------------------------------------------
+// 16 bytes from global to shared
 // memory; zeros where `valid` is false, and then `global` is not read.
 LANNER_DEVICE void copy_async16(void* shared, const void* global, bool valid = true);
 LANNER_DEVICE void copy_async16_first(void* shared, const void* global);  // weights: L2 may drop them first
@@ -126,8 +124,8 @@ LANNER_DEVICE void copy_async_commit();                                   // clo
 template <int N>
 LANNER_DEVICE void copy_async_wait();  // all but the last N groups of this thread have arrived; no barrier
 
-// --- matrices
-// --------------------------------------------------------------------------------------------------- Four 8
+// --- matrices --------------------------------------------------------------------------------------------
+// Four 8
 // x 8 matrices of bf16 from shared memory, lane l giving the address of row l % 8 of matrix l / 8, 16 bytes;
 // afterwards lane l holds elements 2 (l % 4) and the next of row l / 4 of matrix i in r[i]; _transposed: of
 // column.

@@ -82,6 +82,8 @@ void Program::check_step(const Step& s) const {
             s.n_outputs >= 0 && s.n_outputs <= sizes_.max_outputs && s.max_pages == sizes_.max_pages &&
             s.max_seqs == sizes_.max_seqs && s.n_groups == sizes_.n_groups,
         "Program.run: the step has other sizes than the program");
+  check(!is_decode(s) || s.n_outputs <= s.n_tokens, "Program.run: n_outputs is ", s.n_outputs, " of ",
+        s.n_tokens, " tokens, each of another sequence");
   check_token_ids("embed", s, vocab_size_);
   check_output_rows("gather_rows", s);
   check_sequences("attention", s, limits_);
@@ -128,10 +130,17 @@ Graph* Program::record_graph(const Bounds& bounds) {
   try {
     for (const Launch& launch : decode_) launch.run(bounds);
   } catch (...) {
-    destroy(end_capture(stream_));
+    abandon_capture(stream_);
     throw;
   }
   return end_capture(stream_);
+}
+
+void Program::settle() noexcept {
+  try {
+    synchronize(stream_);
+  } catch (const DeviceError&) {  // what is being thrown says more
+  }
 }
 
 void Program::read_ids(const Step& s) {
@@ -147,13 +156,18 @@ void Program::run(const Step& step) {
   upload(step);
   const Bounds bounds = bounds_of(step);
   const auto found = is_decode(step) ? graphs_.find(bounds.n_tokens) : graphs_.end();
-  if (found != graphs_.end()) {
-    launch(found->second, stream_);
-  } else {
-    for (const Launch& launch : launches(is_decode(step) ? Steps::kDecode : Steps::kOther))
-      launch.run(bounds);
-    // Recorded behind the first run, which has brought the code of all kernels to the GPU.
-    if (is_decode(step)) graphs_[bounds.n_tokens] = record_graph(bounds);
+  try {
+    if (found != graphs_.end()) {
+      launch(found->second, stream_);
+    } else {
+      for (const Launch& launch : launches(is_decode(step) ? Steps::kDecode : Steps::kOther))
+        launch.run(bounds);
+      // Recorded behind the first run, which has brought the code of all kernels to the GPU.
+      if (is_decode(step)) graphs_[bounds.n_tokens] = record_graph(bounds);
+    }
+  } catch (...) {
+    settle();  // the next step writes what this one may still be reading
+    throw;
   }
   read_ids(step);
 }

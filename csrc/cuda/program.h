@@ -77,6 +77,7 @@ class Program {
   Bounds bounds_of(const Step& step) const;
   Graph* record_graph(const Bounds& bounds);
   void read_ids(const Step& step);
+  void settle() noexcept;
 
   const StepSizes sizes_;
   const StepLayout layout_;

@@ -17,12 +17,12 @@ struct DeviceInfo {
   int n_sms;
   int shared_bytes_per_block;  // that a kernel may ask for
   size_t n_bytes;              // of memory
-  size_t n_free_bytes;
 };
 
 // The first device. Throws DeviceError that says what is missing: driver, device, or support of this build
 // for it.
 const DeviceInfo& device_info();
+size_t free_bytes();  // of its memory, now
 
 using Stream = void*;  // nullptr: the default stream
 
@@ -42,6 +42,7 @@ void synchronize(Stream stream);
 struct Graph;
 void begin_capture(Stream stream);
 Graph* end_capture(Stream stream);
+void abandon_capture(Stream stream) noexcept;
 void launch(const Graph* graph, Stream stream);
 void destroy(Graph* graph) noexcept;
 
@@ -66,7 +67,8 @@ void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, 
                    const size_t* param_bytes, size_t n_params);
 int blocks_per_sm(const void* kernel, int n_threads, size_t shared_bytes);
 
-// kernel<<<shape>>>(params...). The kernel's parameter types are the ones that count: params convert to them.
+// kernel<<<shape>>>(params...); nothing where the grid has no blocks. The kernel's parameter types are the
+// ones that count: params convert to them.
 template <class... Params>
 void launch(void (*kernel)(Params...), const LaunchShape& shape, Stream stream, const Params&... params);
 

@@ -18,7 +18,6 @@ py::dict info() {
   out["sm_version"] = d.sm_version;
   out["n_sms"] = d.n_sms;
   out["n_bytes"] = d.n_bytes;
-  out["n_free_bytes"] = d.n_free_bytes;
   return out;
 }
 
@@ -41,8 +40,8 @@ py::bytes download(const DeviceArray& a, size_t offset, size_t n_bytes) {
 }  // namespace
 
 void bind_memory(py::module_& m) {
-  m.def("device_info", &info,
-        "The GPU: name, sm_version, n_sms, n_bytes, n_free_bytes. DeviceError without one.");
+  m.def("device_info", &info, "The GPU: name, sm_version, n_sms, n_bytes. DeviceError without one.");
+  m.def("free_bytes", &free_bytes, "Of the GPU's memory, now.");
 
   py::class_<DeviceArray, std::shared_ptr<DeviceArray>>(m, "DeviceArray",
                                                         "Bytes of device memory, zero at first.")

@@ -124,8 +124,7 @@ LANNER_DEVICE Bytes16 load16_once(const void* global) { return emulated::load16(
 LANNER_DEVICE Bytes16 load16_volatile(const void* global) { return emulated::load16(global); }
 LANNER_DEVICE void store16(void* p, Bytes16 value) { emulated::store16(p, value); }
 
-// --- meeting
-// ------------------------------------------------------------------------------------------------
+// --- meeting ---------------------------------------------------------------------------------------------
 LANNER_DEVICE void sync_block() { emulated::sync_block(); }
 LANNER_DEVICE void sync_warp() { emulated::sync_warp(); }
 LANNER_DEVICE void sync_threads(int id, int n_threads) { emulated::sync_threads(id, n_threads); }
@@ -143,16 +142,14 @@ LANNER_DEVICE float shuffle_up(float x, int n_lanes) {
 }
 LANNER_DEVICE uint32_t ballot(bool x) { return emulated::ballot(x); }
 
-// --- between blocks
-// -------------------------------------------------------------------------------------------
+// --- between blocks --------------------------------------------------------------------------------------
 LANNER_DEVICE void fence_device() { emulated::fence_device(); }
 LANNER_DEVICE int32_t atomic_add(int32_t* p, int32_t x) { return emulated::atomic_add(p, x); }
 LANNER_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t x) { return emulated::atomic_max(p, x); }
 LANNER_DEVICE void wait_for_kernel_ahead() { emulated::wait_for_kernel_ahead(); }
 LANNER_DEVICE void let_next_kernel_begin() {}
 
-// --- asynchronous copies
-// ------------------------------------------------------------------------------------
+// --- asynchronous copies ---------------------------------------------------------------------------------
 LANNER_DEVICE void copy_async16(void* shared, const void* global, bool valid) {
   emulated::copy_async16(shared, global, valid);
 }
@@ -165,8 +162,8 @@ LANNER_DEVICE void copy_async_wait() {
   emulated::copy_async_wait(N);
 }
 
-// --- matrices
-// --------------------------------------------------------------------------------------------------- By
+// --- matrices --------------------------------------------------------------------------------------------
+// By
 // value: an array whose address left the kernel would have all its accesses instrumented.
 LANNER_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
   const Bytes16 v = emulated::load_matrices(row, 4, false);

@@ -143,6 +143,7 @@ void launch(const Kernel& kernel, const LaunchShape& shape, Stream stream, const
             const size_t* param_bytes, size_t n_params) {
   reserve_arena();
   device_info();
+  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   check_shape(shape, name_kernel(kernel.address));
   Launch launch = {kernel, shape, {}, {}, {}};
   for (size_t i = 0; i < n_params; ++i) {
@@ -166,10 +167,13 @@ const DeviceInfo& device_info() {
     reserve_arena();
     const int version = settings.sm_version;
     const int shared = version == 80 ? 163 : version == 90 || version == 100 ? 227 : version == 75 ? 64 : 99;
-    info = {"emulated", version, settings.n_sms, shared * 1024, arena.n_bytes, 0};
+    info = {"emulated", version, settings.n_sms, shared * 1024, arena.n_bytes};
   }
-  info.n_free_bytes = arena.n_bytes - n_allocated_bytes();
   return info;
+}
+size_t free_bytes() {
+  device_info();
+  return arena.n_bytes - n_allocated_bytes();
 }
 
 void copy_to_device(void* device, const void* host, size_t n_bytes, Stream stream) {
@@ -214,6 +218,9 @@ Graph* end_capture(Stream stream) {
   if (!recording || stream != recorded_stream)
     throw DeviceError("end_capture: the stream is not being captured");
   return std::exchange(recording, nullptr);
+}
+void abandon_capture(Stream stream) noexcept {
+  if (recording && stream == recorded_stream) delete std::exchange(recording, nullptr);
 }
 void launch(const Graph* graph, Stream stream) {
   now_or_in_graph(stream, [graph] {

@@ -107,8 +107,7 @@ LANNER_DEVICE Bytes16 load16_volatile(const void* global) {
 }
 LANNER_DEVICE void store16(void* p, Bytes16 value) { *static_cast<Bytes16*>(p) = value; }
 
-// --- meeting
-// ------------------------------------------------------------------------------------------------
+// --- meeting ---------------------------------------------------------------------------------------------
 LANNER_DEVICE void sync_block() { __syncthreads(); }
 LANNER_DEVICE void sync_warp() { __syncwarp(); }
 LANNER_DEVICE void sync_threads(int id, int n_threads) {
@@ -122,8 +121,7 @@ LANNER_DEVICE float shuffle_up(float x, int n_lanes) { return __shfl_up_sync(~0u
 LANNER_DEVICE uint32_t shuffle_up(uint32_t x, int n_lanes) { return __shfl_up_sync(~0u, x, n_lanes); }
 LANNER_DEVICE uint32_t ballot(bool x) { return __ballot_sync(~0u, x); }
 
-// --- between blocks
-// -------------------------------------------------------------------------------------------
+// --- between blocks --------------------------------------------------------------------------------------
 LANNER_DEVICE void fence_device() { __threadfence(); }
 LANNER_DEVICE int32_t atomic_add(int32_t* p, int32_t x) { return atomicAdd(p, x); }
 LANNER_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t x) { return atomicMax(p, x); }
@@ -138,8 +136,7 @@ LANNER_DEVICE void let_next_kernel_begin() {
 #endif
 }
 
-// --- asynchronous copies
-// ------------------------------------------------------------------------------------
+// --- asynchronous copies ---------------------------------------------------------------------------------
 LANNER_DEVICE void copy_async16(void* shared, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                "r"(valid ? 16 : 0)
@@ -158,8 +155,7 @@ LANNER_DEVICE void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-// --- matrices
-// ---------------------------------------------------------------------------------------------------
+// --- matrices --------------------------------------------------------------------------------------------
 LANNER_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])

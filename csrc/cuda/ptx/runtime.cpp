@@ -56,25 +56,28 @@ DeviceInfo find_device() {
   if (info.sm_version < kOldest)
     throw DeviceError(cat("this build has no code for sm_", info.sm_version, " (", info.name,
                           "), only for sm_80 and later"));
-  MUST(cudaSetDevice, 0);
-  MUST(cudaMemGetInfo, &info.n_free_bytes, &info.n_bytes);
+  info.n_bytes = properties.totalGlobalMem;  // not cudaMemGetInfo's: that makes a context, which takes memory
   return info;
 }
 
 cudaStream_t of(Stream stream) { return static_cast<cudaStream_t>(stream); }
 
-// A kernel that asks for more than 48 KB must be told so, once.
+// A kernel that asks for more than 48 KB must be told so, once. All kernels divide the memory of a
+// multiprocessor alike, so that one may begin there while the other ends, and as many blocks fit as its
+// shared memory has room for.
 constexpr size_t kUnaskedBytes = 48 << 10;
 
 void allow_shared(const void* kernel, size_t n_bytes) {
-  if (n_bytes <= kUnaskedBytes) return;
   static std::mutex mutex;
   static std::unordered_map<const void*, size_t> allowed;
   const std::lock_guard lock(mutex);
-  size_t& most = allowed[kernel];
-  if (n_bytes <= most) return;
+  const auto [found, is_new] = allowed.try_emplace(kernel, kUnaskedBytes);
+  if (is_new)
+    MUST(cudaFuncSetAttribute, kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+         cudaSharedmemCarveoutMaxShared);
+  if (n_bytes <= found->second) return;
   MUST(cudaFuncSetAttribute, kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(n_bytes));
-  most = n_bytes;
+  found->second = n_bytes;
 }
 
 }  // namespace
@@ -84,12 +87,21 @@ const DeviceInfo& device_info() {
   return info;
 }
 
+size_t free_bytes() {
+  device_info();
+  size_t n_free = 0, n_bytes = 0;
+  MUST(cudaMemGetInfo, &n_free, &n_bytes);
+  return n_free;
+}
+
 // --- memory -----------------------------------------------------------------------------------------------
 void* allocate(size_t n_bytes) {
   device_info();
   void* p = nullptr;
   MUST(cudaMalloc, &p, n_bytes ? n_bytes : 1);
-  const cudaError_t error = cudaMemset(p, 0, n_bytes);
+  cudaError_t error = cudaMemset(p, 0, n_bytes);
+  // Streams of ours do not wait for the default one, on which zeros are under way still.
+  if (error == cudaSuccess) error = cudaStreamSynchronize(nullptr);
   if (error != cudaSuccess) cudaFree(p);
   must("cudaMemset", error);
   return p;
@@ -145,6 +157,12 @@ Graph* end_capture(Stream stream) {
   must("cudaGraphInstantiate", error);
   return graph;
 }
+void abandon_capture(Stream stream) noexcept {
+  cudaGraph_t recorded = nullptr;
+  cudaStreamEndCapture(of(stream), &recorded);
+  if (recorded) cudaGraphDestroy(recorded);
+  cudaGetLastError();
+}
 void launch(const Graph* graph, Stream stream) { MUST(cudaGraphLaunch, graph->exec, of(stream)); }
 void destroy(Graph* graph) noexcept {
   if (graph) cudaGraphExecDestroy(graph->exec);
@@ -170,6 +188,7 @@ float milliseconds_between(Event first, Event second) {
 // --- launches ---------------------------------------------------------------------------------------------
 void launch_kernel(const void* kernel, const LaunchShape& shape, Stream stream, void** params, const size_t*,
                    size_t) {
+  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   const DeviceInfo& info = device_info();
   allow_shared(kernel, shape.shared_bytes);
   cudaLaunchConfig_t config{};

@@ -107,7 +107,7 @@ class CudaDecoder(OutputRows):
     def _cache_bytes(self, device: object, shape: CacheShape, max_memory: int | None) -> int:
         """What the cache may take. Raises OutOfMemoryBudget where one sequence has no room."""
         others = self.weight_bytes + self.program.arena_bytes  # type: ignore[attr-defined]
-        free = int(device.device_info()["n_free_bytes"] * USED_SHARE)  # type: ignore[attr-defined]
+        free = int(device.free_bytes() * USED_SHARE)  # type: ignore[attr-defined]
         room = (free if max_memory is None else min(max_memory, free)) - others
         if room < shape.sequence_bytes:
             raise _core.OutOfMemoryBudget(
