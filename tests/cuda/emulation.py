@@ -39,7 +39,18 @@ def emulated() -> ModuleType:
                     f"{' '.join(command[:2])} failed:\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
                 )
         given = str(next(BUILD.glob("_cuda_emulated*.so")))
-    spec = importlib.util.spec_from_file_location("_cuda_emulated", given)
+    return _load("_cuda_emulated", Path(given))
+
+
+@cache
+def planted() -> ModuleType:
+    """_cuda_planted, the kernels of planted/, from the same build."""
+    beside = Path(str(emulated().__file__)).parent / "planted"
+    return _load("_cuda_planted", next(beside.glob("_cuda_planted*.so")))
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
