@@ -1,8 +1,8 @@
 // The toolkit's own count of the blocks that fit on an SM, for a device of which only the limits are known.
 #include <cuda_occupancy.h>
 
-extern "C" int blocks_per_sm(int major, int minor, int threads_per_sm, int shared_per_sm, int n_threads, int registers,
-                             int shared) {
+extern "C" int blocks_per_sm(int major, int minor, int threads_per_sm, int shared_per_sm, int n_threads,
+                             int registers, int shared) {
   cudaOccDeviceProp device;
   device.computeMajor = major;
   device.computeMinor = minor;
@@ -25,7 +25,8 @@ extern "C" int blocks_per_sm(int major, int minor, int threads_per_sm, int share
   kernel.numBlockBarriers = 1;
   cudaOccDeviceState state;
   cudaOccResult result;
-  if (cudaOccMaxActiveBlocksPerMultiprocessor(&result, &device, &kernel, &state, n_threads, static_cast<size_t>(shared)))
+  if (cudaOccMaxActiveBlocksPerMultiprocessor(&result, &device, &kernel, &state, n_threads,
+                                              static_cast<size_t>(shared)))
     return -1;
   return result.activeBlocksPerMultiprocessor;
 }

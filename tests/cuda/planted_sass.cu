@@ -33,8 +33,7 @@ LANNER_KERNEL(256, 1) narrow_kernel(PlantedArgs args) {
 // Asks for the next 16 bytes when the last have been used.
 LANNER_KERNEL(128, 1) waiting_kernel(PlantedArgs args) {
   float sum = 0;
-  _Pragma("unroll 1")
-  for (int i = thread_index() * 4; i < args.n; i += 512) {
+  _Pragma("unroll 1") for (int i = thread_index() * 4; i < args.n; i += 512) {
     const Bytes16 v = load16_once(args.x + i);
     sum += static_cast<float>(v.x ^ v.y ^ v.z ^ v.w);
   }
@@ -47,8 +46,7 @@ LANNER_KERNEL(128, 1) streaming_kernel(PlantedArgs args) {
   LANNER_UNROLL
   for (int j = 0; j < 8; ++j) next[j] = load16_once(args.x + thread_index() * 4 + j * 512);
   float sum = 0;
-  _Pragma("unroll 1")
-  for (int i = thread_index() * 4 + 4096; i < args.n; i += 4096) {
+  _Pragma("unroll 1") for (int i = thread_index() * 4 + 4096; i < args.n; i += 4096) {
     LANNER_UNROLL
     for (int j = 0; j < 8; ++j) {
       const Bytes16 v = next[j];
@@ -70,8 +68,7 @@ struct PlantedProduct {
 };
 LANNER_KERNEL(128, 1) starving_kernel(PlantedProduct args) {
   float d[4] = {0, 0, 0, 0};
-  _Pragma("unroll 1")
-  for (int k = 0; k < args.n; ++k) {
+  _Pragma("unroll 1") for (int k = 0; k < args.n; ++k) {
     uint32_t a[4], b[2];
     LANNER_UNROLL
     for (int i = 0; i < 4; ++i) a[i] = args.a[(k * 4 + i) * args.stride + thread_index() % (k + 3)];

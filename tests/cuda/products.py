@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from values import U_BF16, as_bf16, call, put, room, rows
 
 from lanner.cuda.pack import Packed, gated_rows, pack, qkv_rows, unpack
+from values import U_BF16, as_bf16, call, put, room, rows
 
 STORE, LOGITS, GATED, QKV = range(4)
 FUNCTIONS = {"silu": 0, "gelu_tanh": 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from products import FUNCTIONS, GATED, LOGITS, Heads, Product, check, check_gated, gated_order
 from values import U_BF16, call, put, room, rows
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from conftest import SCHEDULES
 from emulation import planted
 from values import from_bf16, to_bf16

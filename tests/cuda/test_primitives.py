@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import toolkit
 from emulation import planted
 from values import from_bf16, to_bf16

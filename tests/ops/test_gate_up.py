@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from harness import assert_rows_alone, input_rows, inputs_of, make_weight, matmul, poisoned, rows_step, tokens
-from test_linear import products
 
 from cases import GATE_UP, LinearCase
 from cases_rows import ACTIVATIONS
 from lanner import _core
 from reference import FORMATS, U, fit, silu
+from test_linear import products
 
 
 @pytest.mark.parametrize("case", GATE_UP, ids=str)
