@@ -13,8 +13,8 @@ LANNER_DEVICE int32_t kv_slot(const RopeAppend& qkv, int token) {
   return pages[position / kPagePositions] * kPagePositions + position % kPagePositions;
 }
 
-// Where a tile of q, k and v goes: rows 0..7 to low, 8..15 to high. `angles` of rotated ones: the cosines of the
-// eight pairs, and rope_dim / 2 further their sines; else null.
+// Where a tile of q, k and v goes: rows 0..7 to low, 8..15 to high. `angles` of rotated ones: the cosines of
+// the eight pairs, and rope_dim / 2 further their sines; else null.
 struct QkvTile {
   bf16* low;
   bf16* high;

@@ -6,7 +6,7 @@
 // conflict, no swizzle, no ldmatrix. A stage is 32 k of bf16 weights, 64 of quantized ones, which are made
 // bf16 in registers; there the warps lie along rows alone, so that no weight is made twice. The ring of
 // stages is at most 49 KB, so that two blocks share a multiprocessor of any architecture, and one computes
-// while the other waits. Steps of at most 64 tokens take tiles of 64 x 64.
+// while the other waits. Steps of at most 64 tokens take tiles of 64 x 64, where weights are made twice.
 #include "cuda/linear_results.h"
 #include "cuda/linear_sm90.h"
 #include "cuda/tile_order.h"

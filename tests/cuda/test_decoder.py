@@ -130,6 +130,19 @@ def test_prompts_beyond_the_skinny_matmul(made: Callable[..., CudaDecoder]) -> N
     check_logits(logits[0], oracle, second)
 
 
+def test_an_h100_has_a_matmul_of_its_own(made: Callable[..., CudaDecoder], gpu: Any) -> None:
+    """It reads weights in row-major order, which are there beside those that decoding reads."""
+    gpu.emulator.configure(checks=True, sm_version=90, n_sms=1)
+    decoder = made()
+    logits, _ = run(decoder, (0, IDS[:70], PAGES[0]))
+    check_logits(logits[0], Oracle(decoder), IDS[:70])
+    kernels: list[str] = []
+    gpu.emulator.set_interpreter(lambda launch: kernels.append(launch["symbol"]))
+    run(decoder, (0, IDS[:70], PAGES[0]))
+    gpu.emulator.set_interpreter(None)
+    assert sum("linear_sm90" in k for k in kernels) == 4 * files.LAYERS
+
+
 def test_a_batch_of_several_lengths(made: Callable[..., CudaDecoder]) -> None:
     """Three sequences decode in the bucket of four, beside a prompt in a step that is no decode step."""
     decoder = made()

@@ -13,7 +13,7 @@ from lanner.builder import Builder
 from lanner.config import DecoderConfig
 from lanner.cuda.kv_cache import make_caches, page_bytes
 from lanner.cuda.library import library
-from lanner.cuda.program import CudaProgram
+from lanner.cuda.program import USED_SHARE, CudaProgram
 from lanner.cuda.weights import DeviceWeight, DeviceWeights, weight_bytes
 from lanner.decoder import MAX_OUTPUTS, MAX_SEQS, checked_context, checked_quantize
 from lanner.kv_cache import CacheShape, PageGroup
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 CHUNK_TOKENS = 2048
 """Tokens of the largest step: rows enough for every multiprocessor, and who waits, waits for one step."""
-
-USED_SHARE = 0.9
-"""Of the device memory that is free once the weights are there, what the cache may take."""
 
 KV_TYPE = "bf16"
 

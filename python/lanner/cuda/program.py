@@ -10,8 +10,8 @@ import numpy as np
 from lanner.cuda.arena import lay_out, places_of
 from lanner.cuda.kv_cache import DeviceCaches
 from lanner.cuda.lowering import Lowering
-from lanner.cuda.symbols import CachePart, Launch, Matrix, Place, Rows, StepArray, Vector
-from lanner.cuda.weights import upload, vector
+from lanner.cuda.symbols import CachePart, Launch, Matrix, Order, Place, Rows, StepArray, Vector
+from lanner.cuda.weights import DeviceWeight, upload, upload_plain, vector, weight_bytes
 from lanner.program import ITEM_BYTES
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 GRAPH_ROWS = 32
 """The most rows of a decode step that is recorded as a graph; csrc/cuda/program.h has it too."""
+
+USED_SHARE = 0.9
+"""Of the free device memory, what a model may take."""
 
 BUCKETS = (1, 2, 4, 8, 16, 32)
 """Rows that graphs are recorded for."""
@@ -102,15 +105,36 @@ class CudaProgram:
         self._fields = [self.core.step_fields(group) for group in range(step.n_groups)]
         self._arena = library.DeviceArray(max(n_bytes for _, n_bytes in self._layouts.values()))
         self._kept = {place: library.DeviceArray(n_bytes) for place, n_bytes in self._kept_bytes.items()}
+        plain = self._plain_weights()
         for steps, made in self.lists.items():
             for launch in made:
                 args = self._resolved(launch.args, steps)
+                if steps == "other" and launch.op == "linear" and launch.args["weight"] in plain:
+                    args["plain"] = self._plain(*launch.args["weight"])
                 if launch.op == "attention_decode":
                     args |= self._workspace(args, step, max_keys)
                 if launch.op == "sample":
                     args |= self._scratch(step.max_outputs * library.SAMPLE_SCRATCH_BYTES)
                 self.core.add(steps, launch.op, launch.name, args)
         self.core.set_ids(self._kept[self.kept[1].place], 0)
+
+    def _plain_weights(self) -> set[Matrix]:
+        """Those that an H100 has in row-major order too, for its matmul of many rows, if all have room."""
+        info = self._library.device_info()
+        if info["sm_version"] != 90:
+            return set()
+        launches = [i for made in self.lists.values() for i in made]
+        all_of = [m.weight for i in launches if isinstance(m := i.args.get("weight"), Matrix)]
+        plain = {
+            i.args["weight"]
+            for i in self.lists["other"]
+            if i.op == "linear" and "out" in i.args and i.args["weight"].weight.type == "bf16"
+        }
+        n_bytes = weight_bytes(all_of) + sum(m.weight.nbytes for m in plain)
+        return plain if n_bytes < info["n_free_bytes"] * USED_SHARE else set()
+
+    def _plain(self, weight: DeviceWeight, order: Order) -> Any:
+        return self._hold(("plain", id(weight), order), lambda: upload_plain(self._library, weight, order))
 
     def _resolved(self, args: dict[str, Any], steps: str) -> dict[str, Any]:
         return {name: self._address(value, steps, args) for name, value in args.items() if value is not None}

@@ -118,7 +118,20 @@ class DeviceWeight:
         for first in range(0, n, step):
             yield self._pack(rows[first : first + step])
 
+    def plain(self, order: Order) -> Iterator[Array]:
+        """Bfloat16 as uint16 (rows, k), piece by piece, of a weight of that type: row-major."""
+        rows = rows_in(order, self.shape[0])
+        step = max(1, CHUNK_VALUES // self.shape[1])
+        for first in range(0, len(rows), step):
+            yield pack.to_bf16(self._values(rows[first : first + step])[0])
+
     def _pack(self, rows: Array) -> pack.Packed:
+        made = self._values(rows)
+        if self.type == "bf16":
+            return pack.pack(made[0], "bf16")
+        return pack.pack_int4(*made) if self.type == "int4" else pack.pack_int8(*made)
+
+    def _values(self, rows: Array) -> tuple[Array, ...]:
         ends = np.cumsum(self.segment_rows)
         owners = np.searchsorted(ends, rows, side="right")
         made: tuple[Array, ...] = ()
@@ -134,9 +147,7 @@ class DeviceWeight:
             made = made or tuple(np.empty((len(rows), *v.shape[1:]), v.dtype) for v in values)
             for to, value in zip(made, values, strict=True):
                 to[chosen] = value
-        if self.type == "bf16":
-            return pack.pack(made[0], "bf16")
-        return pack.pack_int4(*made) if self.type == "int4" else pack.pack_int8(*made)
+        return made
 
 
 def rows_in(order: Order, n: int) -> Array:
@@ -248,6 +259,17 @@ def upload(library: Any, weight: DeviceWeight, order: Order) -> tuple[Any, int, 
             scales.upload(piece.scales, offset=at * sizes[1])
         at += -(-piece.n // pack.TILE_ROWS) * pack.TILE_ROWS
     return getattr(library.WeightType, weight.type), n, k, codes, scales
+
+
+def upload_plain(library: Any, weight: DeviceWeight, order: Order) -> Any:
+    """A weight of bf16 in device memory, row-major."""
+    n, k = weight.shape
+    array: Any = library.DeviceArray(2 * n * k)
+    at = 0
+    for piece in weight.plain(order):
+        array.upload(piece, offset=at)
+        at += piece.nbytes
+    return array
 
 
 def vector(values: Any, dtype: str, order: Order | None, n_rows: int) -> Array:
