@@ -29,14 +29,15 @@ def clean() -> None:
 def cute() -> dict[str, np.ndarray]:
     """What CuTe says: arrays of numbers by name (cute_layouts.cpp)."""
     package = importlib.util.find_spec("cutlass_library")
-    if not package or not package.submodule_search_locations:
+    folders = package.submodule_search_locations if package else None
+    if not folders:
         if os.environ.get("LANNER_REQUIRE_TOOLS"):
             raise ModuleNotFoundError("nvidia-cutlass is missing")
         pytest.skip("needs nvidia-cutlass")
     source, program = Path(__file__).parent / "cute_layouts.cpp", toolkit.ROOT / "build/cuda/cute_layouts"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         program.parent.mkdir(parents=True, exist_ok=True)
-        headers = Path(package.submodule_search_locations[0]) / "source/include"
+        headers = Path(folders[0]) / "source/include"
         # nvcc for its headers alone: the compiler of the host does the work.
         command = [toolkit.tool("nvcc"), "-x", "c++", "-std=c++17", "-Xcompiler", "-w", f"-I{headers}"]
         subprocess.run([*map(str, command), str(source), "-o", str(program)], check=True)

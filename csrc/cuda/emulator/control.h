@@ -30,9 +30,12 @@ struct Configuration {
 void configure(const Configuration& configuration);
 const Configuration& configuration();
 
-// What was wrong since the last call. kind: "race", "bounds", "unwritten", "misaligned", "blocks" (of two
-// blocks on the same bytes), "pending" (bytes whose copy was not waited for), "ahead" (before
-// wait_for_kernel_ahead), "divergent", "deadlock", "host memory".
+// What was wrong since the last call. kind:
+//   bounds, misaligned, index (of an array), shift, host memory
+//   unwritten, pending (a copy to the bytes was not waited for)
+//   race (of two threads of a block), blocks (of two blocks), ahead (before wait_for_kernel_ahead)
+//   divergent, deadlock, arrivals (more than a barrier expects)
+//   proxy (a fence is missing before a tensor copy or wgmma), wgmma (no wgmma_fence, or d touched under way)
 struct Violation {
   std::string kind;
   std::string message;
