@@ -84,6 +84,7 @@ CUDA_TOOLKIT := cuda-toolkit[nvcc,cudart,cccl]==13.0.*
 	$(PYTHON) -m venv .venv-cuda
 	.venv-cuda/bin/python $(PIP) install --force-reinstall --no-deps build/local/*.whl
 	.venv-cuda/bin/python $(PIP) install "$$(echo build/local/*.whl)[test]" cmake ninja pybind11 nvidia-cuda-nvdisasm
+	.venv-cuda/bin/python $(PIP) install --no-deps nvidia-cutlass  # headers: CuTe's layouts
 	PATH="$$CUDA_HOME/bin:$$PATH" command -v nvcc || .venv-cuda/bin/python $(PIP) install "$(CUDA_TOOLKIT)"
 	@touch $@
 
