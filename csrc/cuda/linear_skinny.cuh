@@ -205,7 +205,8 @@ linear_skinny_kernel(LinearArgs args, int n_splits) {
   LANNER_UNROLL for (int t = 0; t < kBlocks; ++t) {
     LANNER_UNROLL for (int i = 0; i < kTiles; ++i) {
       const float (&v)[4] = sums[i][t];
-      reinterpret_cast<Float4*>(shared + (i * kBlocks + t) * kLoadBytes)[lane] = {v[0], v[1], v[2], v[3]};
+      store16(shared + (i * kBlocks + t) * kLoadBytes + lane * 16,
+              {bits_of(v[0]), bits_of(v[1]), bits_of(v[2]), bits_of(v[3])});
     }
     if constexpr (kNorm) {
       squares[t] += shuffle_xor(squares[t], 1);
@@ -221,8 +222,9 @@ linear_skinny_kernel(LinearArgs args, int n_splits) {
     float sum[4] = {}, square[2] = {};
     for (int s = 0; s < n_splits; ++s) {
       const std::byte* from = first + s * kRingBytes;
-      const Float4 v = reinterpret_cast<const Float4*>(from + f * kLoadBytes)[lane];
-      sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
+      float v[4];
+      load(reinterpret_cast<const float*>(from + f * kLoadBytes) + lane * 4, v);
+      LANNER_UNROLL for (int e = 0; e < 4; ++e) sum[e] += v[e];
       if constexpr (kNorm) {
         const Float2 q =
             *reinterpret_cast<const Float2*>(from + kSquaresAt + (8 * t + 2 * c) * sizeof(float));
@@ -245,8 +247,8 @@ linear_skinny_kernel(LinearArgs args, int n_splits) {
 namespace {
 
 // Warps that share a tile. 1,400 warps with 4 KB each have 5.6 MB in flight, 38 KB on a multiprocessor of a
-// B200: what it needs, and more than any other; of more, some would wait for a place. Of type and shape alone,
-// so that sums keep their order whatever the number of tokens.
+// B200: what it needs, and more than any other; of more, some would wait for a place. Of type and shape
+// alone, so that sums keep their order whatever the number of tokens.
 int skinny_splits(const Weight& w) {
   constexpr int kEnoughWarps = 1400;
   const int n_groups = ceil_div(n_tiles(w), skinny_tiles(w.type, 1));

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lanner.cuda.pack import pack
 from products import FUNCTIONS, GATED, LOGITS, Heads, Product, check, check_gated, gated_order
 from values import U_BF16, call, put, room, rows
 
@@ -128,16 +129,23 @@ def test_count_of_the_step(cuda, end):
     assert product.run(cuda, bound=3).shape == (n_tokens, 32)
 
 
+@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("n_tokens", [1, 32])
+def test_no_bank_conflicts(fibers, type, n_tokens):
+    fibers.emulator.configure(count_banks=True)
+    fibers.emulator.counters()
+    Product.random(256, 320, n_tokens, type, norm=True).run(fibers)
+    counted = fibers.emulator.counters()
+    assert counted["shared wavefronts"] > 0
+    assert counted.get("extra shared wavefronts", 0) == 0, counted
+
+
 def test_extreme_weights(cuda):
     """All codes of int8 and int4, negative minima, scales that float16 holds only as subnormal numbers."""
     k = 256
     for type, spread in [("int8", 1.0), ("int4", 1.0), ("int8", 2.0**-15), ("int4", 2.0**-15)]:
-        product = Product.random(16, k, 1, type, seed=3)
         weights = np.linspace(-spread, spread, k, dtype=np.float32)[None].repeat(16, 0)
-        product = Product(product.x, Product.random(16, k, 1, type).packed, product.order)
-        from lanner.cuda.pack import pack
-
-        product.packed = pack(weights, type)
+        product = Product(Product.random(16, k, 1, type, seed=3).x, pack(weights, type), np.arange(16))
         y, bound = product.sums()
         check(product.run(cuda, LOGITS), y, bound, bf16=False)
 
