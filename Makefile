@@ -9,7 +9,7 @@ NO_CUDA := --config-settings=cmake.define.LANNER_CUDA=off
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oracles test-models test-isa test-neon test-determinism test-cuda test-wheel soak bench bench-program bench-peers bench-growth dev lint format wheel clean
+.PHONY: help demo test test-oracles test-models test-isa test-neon test-determinism test-cuda cuda-check test-wheel soak bench bench-program bench-peers bench-growth dev lint format wheel clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -90,6 +90,20 @@ CUDA_TOOLKIT := cuda-toolkit[nvcc,cudart,cccl]==13.0.*
 
 test-cuda: .venv-cuda/installed  ## the kernels for NVIDIA GPUs without one: emulated, from their PTX, and their machine code
 	.venv-cuda/bin/python -m pytest -q -m cuda tests/cuda
+
+# The package with lanner._cuda, whose kernels nvcc compiles for six GPUs.
+.venv-cuda-check/installed: $(SOURCES)
+	$(PYTHON) -m venv .venv-cuda-check
+	PATH="$$CUDA_HOME/bin:$$PATH" command -v nvcc || .venv-cuda-check/bin/python $(PIP) install "$(CUDA_TOOLKIT)"
+	.venv-cuda-check/bin/python $(PIP) install "scikit-build-core>=0.10" "pybind11>=2.13" "cython>=3.0" "cython-cmake>=0.2" numpy cmake ninja
+	.venv-cuda-check/bin/python $(PIP) install --no-build-isolation --config-settings=build-dir=build/cuda-check \
+	  --config-settings=cmake.define.LANNER_CUDA=on ".[test]" nvidia-cuda-nvdisasm
+	@touch $@
+
+cuda-check:  ## on a machine with an NVIDIA GPU: tests, compute-sanitizer and times on it, into build/cuda/report.md
+	$(PYTHON) bench/cuda_check.py --probe
+	$(MAKE) .venv-cuda-check/installed
+	.venv-cuda-check/bin/python bench/cuda_check.py
 
 test-oracles: .venv-oracles/installed  ## compares with PyTorch and transformers
 	.venv-oracles/bin/python -m pytest -q -m oracle

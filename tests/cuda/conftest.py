@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 import sass
 from emulation import emulated, ptx_callback
+from on_device import OnDevice
 
 HERE = Path(__file__).parent
 SCHEDULES = [
@@ -38,7 +40,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         sass.all_units()
 
 
-@pytest.fixture(params=["fibers", "ptx"])
+ON_DEVICE = os.environ.get("LANNER_CUDA_LEVEL") == "device"
+
+
+@pytest.fixture(params=["device"] if ON_DEVICE else ["fibers", "ptx"])
 def level(request: pytest.FixtureRequest) -> str:
     """Who runs the kernels: fibers run their source, the interpreter runs the PTX that nvcc made of it."""
     wanted = os.environ.get("LANNER_CUDA_LEVEL", request.param)
@@ -50,7 +55,7 @@ def level(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def cuda(level: str) -> Iterator[Any]:
     """The module over the emulator, checks on. What it reports after the test fails it."""
-    module = emulated()
+    module = OnDevice() if level == "device" else emulated()
     module.emulator.configure(checks=True)
     module.emulator.report()
     module.emulator.set_interpreter(ptx_callback() if level == "ptx" else None)
@@ -64,6 +69,8 @@ def cuda(level: str) -> Iterator[Any]:
 @pytest.fixture
 def fibers() -> Iterator[Any]:
     """The module over the emulator, for tests of level 1 alone (kernels of sm_90a, planted bugs)."""
+    if ON_DEVICE:
+        pytest.skip("a test of what the emulation finds")
     module = emulated()
     module.emulator.configure(checks=True)
     module.emulator.report()
@@ -73,11 +80,28 @@ def fibers() -> Iterator[Any]:
 
 
 @pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """The emulated GPU as the library that lanner finds; what it reports fails the test."""
+    if ON_DEVICE:
+        yield OnDevice()
+        return
+    module = emulated()
+    monkeypatch.setitem(sys.modules, "_cuda_emulated", module)
+    (tmp_path / "_cuda_emulated.so").touch()
+    monkeypatch.setenv("LANNER_CUDA_LIBRARY", str(tmp_path / "_cuda_emulated.so"))
+    module.emulator.configure(checks=True)
+    module.emulator.set_interpreter(None)
+    module.emulator.report()
+    yield module
+    assert module.emulator.report() == []
+
+
+@pytest.fixture
 def everywhere(cuda: Any, level: str) -> Callable[..., Any]:
     """everywhere(call, n_sms=...): what `call` returns, an array or a tuple, the same bits everywhere."""
 
     def run(call: Callable[[], Any], n_sms: int = 4) -> Any:
-        if level == "ptx":
+        if level != "fibers":
             cuda.emulator.configure(checks=True, n_sms=n_sms)
             return call()
         first = None

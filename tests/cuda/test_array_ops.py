@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from emulation import emulated
 from lanner import ops
 from lanner.cuda import pack
 
@@ -17,17 +12,7 @@ RNG = np.random.default_rng(2)
 BF16 = 2.0**-8  # rounding a result to bfloat16, and the few roundings of float32 before
 
 
-@pytest.fixture(autouse=True)
-def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    module = emulated()
-    monkeypatch.setitem(sys.modules, "_cuda_emulated", module)
-    (tmp_path / "_cuda_emulated.so").touch()
-    monkeypatch.setenv("LANNER_CUDA_LIBRARY", str(tmp_path / "_cuda_emulated.so"))
-    module.emulator.configure(checks=True)
-    module.emulator.set_interpreter(None)
-    module.emulator.report()
-    yield
-    assert module.emulator.report() == []
+pytestmark = pytest.mark.usefixtures("gpu")
 
 
 def normal(*shape: int) -> np.ndarray:

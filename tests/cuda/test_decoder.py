@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 import lanner
 import models as files
-from emulation import emulated
 from lanner.checkpoint import open_checkpoint
 from lanner.cuda.decoder import CudaDecoder
 from lanner.decoder import Decoder
@@ -24,18 +22,7 @@ PAGES = [[9, 2, 5, 0], [1, 8, 3, 11], [10, 4, 7, 6]]
 """Of three sequences, scattered over the cache."""
 
 
-@pytest.fixture(autouse=True)
-def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """The emulated GPU as the library that lanner finds; what it reports fails the test."""
-    module = emulated()
-    monkeypatch.setitem(sys.modules, "_cuda_emulated", module)
-    (tmp_path / "_cuda_emulated.so").touch()
-    monkeypatch.setenv("LANNER_CUDA_LIBRARY", str(tmp_path / "_cuda_emulated.so"))
-    module.emulator.configure(checks=True)
-    module.emulator.set_interpreter(None)
-    module.emulator.report()
-    yield module
-    assert module.emulator.report() == []
+pytestmark = pytest.mark.usefixtures("gpu")
 
 
 Chunk = tuple[int, Sequence[int], Sequence[int]]
@@ -180,14 +167,14 @@ def test_every_bucket(n: int, made: Callable[..., CudaDecoder]) -> None:
     assert decoder.program.core.n_graphs == 1
 
 
-def test_a_graph_computes_what_direct_launches_do(made: Callable[..., CudaDecoder]) -> None:
+def test_a_graph_computes_what_direct_launches_do(made: Callable[..., CudaDecoder], gpu: Any) -> None:
     """The same step again, to the last bit, also with other blocks first and other deliveries of copies."""
     decoder = made()
     run(decoder, (0, IDS[:20], PAGES[0]))
     step = (20, IDS[20:21], PAGES[0])
     first, _ = run(decoder, step)
     for schedule in ({}, {"order": "reverse"}, {"order": "random", "seed": 5, "copies": "eager"}):
-        emulated().emulator.configure(**schedule)
+        gpu.emulator.configure(**schedule)
         again, _ = run(decoder, step)
         assert np.array_equal(first, again)
     assert decoder.program.core.n_graphs == 1

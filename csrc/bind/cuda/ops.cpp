@@ -21,6 +21,21 @@ Bounds read_bounds(const py::dict& values) {
   return b;
 }
 
+// The first launch brings the code to the GPU and is not counted.
+template <class F>
+float time_launches(int repeats, F&& launch) {
+  check(repeats >= 1, "timed: repeats is ", repeats, ", wanted at least 1");
+  const py::gil_scoped_release unlocked;
+  launch();
+  const Event begin = create_event(), end = create_event();
+  record(begin, nullptr);
+  for (int i = 0; i < repeats; ++i) launch();
+  record(end, nullptr);
+  const float ms = milliseconds_between(begin, end);
+  destroy_event(begin), destroy_event(end);
+  return ms / static_cast<float>(repeats);
+}
+
 }  // namespace
 
 void bind_ops(py::module_& m) {
@@ -39,6 +54,21 @@ void bind_ops(py::module_& m) {
       py::arg("bounds"));
   LANNER_CUDA_OPS(LANNER_FUNCTION)
 #undef LANNER_FUNCTION
+
+  py::module_ timed =
+      m.def_submodule("timed", "Every operation, repeated: milliseconds of each time, by events.");
+#define LANNER_TIMED(op, Args)                                            \
+  timed.def(                                                              \
+      #op,                                                                \
+      [](const py::dict& bounds, int repeats, const py::kwargs& values) { \
+        const Args args = Fields(#op, values).read<Args>();               \
+        check(args);                                                      \
+        const Bounds b = read_bounds(bounds);                             \
+        return time_launches(repeats, [&] { op(args, b); });              \
+      },                                                                  \
+      py::arg("bounds"), py::arg("repeats"));
+  LANNER_CUDA_OPS(LANNER_TIMED)
+#undef LANNER_TIMED
   m.def(
       "attention_workspace",
       [](const py::dict& bounds, const py::kwargs& values) {

@@ -49,7 +49,7 @@ class Device:
     def floats(self, array: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """Float32 from there."""
         n = int(np.prod(shape))
-        values = np.frombuffer(array.download(0, 4 * n), np.float32)
+        values: npt.NDArray[np.float32] = np.frombuffer(array.download(0, 4 * n), np.float32)
         return values.reshape(shape).copy()
 
     def bf16(self, array: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
