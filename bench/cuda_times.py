@@ -13,6 +13,12 @@ MODELS = {"Llama-3.2-1B": (2048, 32, 8, 64, 8192, 128256), "Llama-3-8B": (4096, 
 UNIT_BYTES = {"bf16": (2048, 0), "int8": (1024, 64), "int4": (512, 128)}
 """Of 16 rows by 64 columns: codes, scales (csrc/cuda/weights.h)."""
 
+SEQUENCES = ((1, 1024), (1, 16384), (32, 1024))
+"""Sequences that decode, and the keys of each."""
+
+PROMPT = 4096
+"""Tokens of a prompt."""
+
 REPEATS = 50
 COLD_BYTES = 512 << 20
 """Matrices are taken in turn until they are more than any cache has."""
@@ -51,10 +57,10 @@ def times(library: Any) -> Iterator[Time]:
                 for n_rows in (1, 8, 32):
                     yield linear(library, f"{model} {name}", type, n, k, n_rows)
             if name != "head":
-                yield linear(library, f"{model} {name}", "bf16", n, k, 2048)
-        for n_seqs, n_keys in ((1, 1024), (1, 16384), (32, 1024)):
+                yield linear(library, f"{model} {name}", "bf16", n, k, PROMPT)
+        for n_seqs, n_keys in SEQUENCES:
             yield attention(library, model, heads, kv_heads, head_dim, n_seqs, n_keys, 1)
-        yield attention(library, model, heads, kv_heads, head_dim, 1, 4096, 4096)
+        yield attention(library, model, heads, kv_heads, head_dim, 1, PROMPT, PROMPT)
 
 
 def linear(library: Any, name: str, type: str, n: int, k: int, n_rows: int) -> Time:

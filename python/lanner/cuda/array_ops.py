@@ -50,7 +50,8 @@ class Device:
         """Float32 from there."""
         n = int(np.prod(shape))
         values: npt.NDArray[np.float32] = np.frombuffer(array.download(0, 4 * n), np.float32)
-        return values.reshape(shape).copy()
+        made: npt.NDArray[np.float32] = values.reshape(shape).copy()
+        return made
 
     def bf16(self, array: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """Bfloat16 from there, as float32."""
