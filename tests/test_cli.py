@@ -100,8 +100,13 @@ def test_speculation_is_passed_on_and_counted(model, file, capsys):
 
 def test_options_reach_the_library_as_given(model, file):
     options = "--max-tokens 5 --temperature 0.5 --top-k 9 --top-p .9 --min-p .1 --seed 3 --stop x --stop y"
-    assert cli.main(["run", file, "hi", *options.split(), "--context", "64", "--threads", "1"]) == 0
-    assert model.loaded == [(Path(file), {"context": 64, "threads": 1})]
+    assert (
+        cli.main(
+            ["run", file, "hi", *options.split(), "--context", "64", "--threads", "1", "--device", "cuda"]
+        )
+        == 0
+    )
+    assert model.loaded == [(Path(file), {"context": 64, "threads": 1, "device": "cuda"})]
     expected = {"max_tokens": 5, "temperature": 0.5, "top_k": 9, "top_p": 0.9, "min_p": 0.1, "seed": 3}
     assert model.calls == [([{"role": "user", "content": "hi"}], expected | {"stop": ["x", "y"]})]
     assert model.is_closed

@@ -121,4 +121,5 @@ def _add_generation_options(parser: argparse.ArgumentParser) -> None:
     add("--stop", action="append", metavar="TEXT", help="stop before TEXT; may be repeated")
     add("--context", type=whole, metavar="N", help="room for N tokens of prompt and text together")
     add("--threads", type=whole, metavar="N", help="threads to compute with")
+    add("--device", choices=("cpu", "cuda"), help="where to compute; cuda: the first NVIDIA GPU")
     add("--stats", action=argparse.BooleanOptionalAction, help="print statistics (default: on a terminal)")

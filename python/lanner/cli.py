@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _ERRORS = ("ModelFileError", "UnsupportedModelError", "OutOfMemoryBudget", "DeviceError", "Cancelled")
 _SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop", "speculate")
-_LOADING = ("context", "threads")
+_LOADING = ("context", "threads", "device")
 
 
 class UsageError(Exception):
