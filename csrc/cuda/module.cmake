@@ -66,8 +66,8 @@ endforeach()
 # The static runtime: without a driver the module loads all the same, and says what is missing.
 file(GLOB LANNER_CUDA_HOST CONFIGURE_DEPENDS csrc/cuda/*.cpp csrc/cuda/ptx/*.cpp csrc/bind/cuda/*.cpp)
 pybind11_add_module(_cuda NO_EXTRAS ${LANNER_CUDA_HOST} csrc/ops/step_check.cpp ${LANNER_CUDA_OBJECTS})
-target_include_directories(_cuda PRIVATE csrc)
-target_include_directories(_cuda SYSTEM PRIVATE ${LANNER_CUDA_INCLUDE})
+# As system headers ours give no warnings: what kernels call is declared in them, and defined by nvcc alone.
+target_include_directories(_cuda SYSTEM PRIVATE csrc ${LANNER_CUDA_INCLUDE})
 target_compile_definitions(_cuda PRIVATE LANNER_CUDA_MODULE=_cuda)
 target_compile_options(_cuda PRIVATE -Wall -Wextra)
 target_link_libraries(_cuda PRIVATE ${LANNER_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
