@@ -73,9 +73,10 @@ LANNER_DEVICE Partials<D> partials(const AttentionArgs& args) {
 }
 inline constexpr int kStatFloats = 4;
 
-LANNER_DEVICE Bytes16 pack_row(const float (&x)[8], float factor) {
-  return {pack_bf16(x[0] * factor, x[1] * factor), pack_bf16(x[2] * factor, x[3] * factor),
-          pack_bf16(x[4] * factor, x[5] * factor), pack_bf16(x[6] * factor, x[7] * factor)};
+// Four columns of a row of the result.
+LANNER_DEVICE void store_columns(bf16* to, const float (&x)[4], float factor) {
+  *reinterpret_cast<Bytes8*>(to) = {pack_bf16(x[0] * factor, x[1] * factor),
+                                    pack_bf16(x[2] * factor, x[3] * factor)};
 }
 
 // The query heads of the block as operand a; zeros past n_rows.
@@ -119,9 +120,9 @@ LANNER_DEVICE void store_sums(float* to, const AttentionSums<D, 1>& sums, int n_
   }
 }
 
-// Merges the warps' sums of 8 columns of a row, in ascending order.
+// Merges the warps' sums of 4 columns of a row, in ascending order.
 template <int D>
-LANNER_DEVICE Float2 merge_warps(float (&x)[8], const std::byte* shared, int row, int column) {
+LANNER_DEVICE Float2 merge_warps(float (&x)[4], const std::byte* shared, int row, int column) {
   using Shape = DecodeShape<D>;
   float maximum = -INFINITY, sum = 0;
   const auto of_warp = [&](int w) { return reinterpret_cast<const float*>(shared + w * Shape::kWarpBytes); };
@@ -129,11 +130,11 @@ LANNER_DEVICE Float2 merge_warps(float (&x)[8], const std::byte* shared, int row
     return reinterpret_cast<const Float2*>(of_warp(w) + kDecodeRows * Shape::kSumStride)[row];
   };
   LANNER_UNROLL for (int w = 0; w < Shape::kWarps; w++) maximum = fmaxf(maximum, stat(w).x);
-  LANNER_UNROLL for (int i = 0; i < 8; i++) x[i] = 0;
+  LANNER_UNROLL for (int i = 0; i < 4; i++) x[i] = 0;
   LANNER_UNROLL for (int w = 0; w < Shape::kWarps; w++) {
     const float weight = exp2_approx(stat(w).x - maximum);
-    const float* o = of_warp(w) + row * Shape::kSumStride + column;
-    LANNER_UNROLL for (int i = 0; i < 8; i++) x[i] += o[i] * weight;
+    const Float4 o = *reinterpret_cast<const Float4*>(of_warp(w) + row * Shape::kSumStride + column);
+    x[0] += o.x * weight, x[1] += o.y * weight, x[2] += o.z * weight, x[3] += o.w * weight;
     sum += stat(w).y * weight;
   }
   return {maximum, sum};
@@ -166,25 +167,23 @@ LANNER_DEVICE void weigh_splits(float* shares, const Partials<D>& p, int first_b
   }
 }
 
-// Sums 8 columns of a row over the splits, in ascending order, kAtOnce of them on their way together.
+// Sums 4 columns of a row over the splits, in ascending order, kAtOnce of them on their way together.
 template <int D>
-LANNER_DEVICE void merge_splits(float (&x)[8], const float* shares, const Partials<D>& p, int first_block,
+LANNER_DEVICE void merge_splits(float (&x)[4], const float* shares, const Partials<D>& p, int first_block,
                                 int n_splits, int row, int column) {
   constexpr int kAtOnce = 8;
-  LANNER_UNROLL for (int i = 0; i < 8; i++) x[i] = 0;
+  LANNER_UNROLL for (int i = 0; i < 4; i++) x[i] = 0;
   for (int first = 0; first < n_splits; first += kAtOnce) {
-    Bytes16 o[kAtOnce][2];
+    Bytes16 o[kAtOnce];
     LANNER_UNROLL for (int i = 0; i < kAtOnce; i++) {
       const int split = first + i < n_splits ? first + i : n_splits - 1;
-      const float* from = p.sums(first_block + split, row) + column;
-      o[i][0] = load16_volatile(from), o[i][1] = load16_volatile(from + 4);
+      o[i] = load16_volatile(p.sums(first_block + split, row) + column);
     }
     LANNER_UNROLL for (int i = 0; i < kAtOnce; i++) {
       if (first + i >= n_splits) break;
       const float share = shares[row * kMaxSplits + first + i];
-      const Bytes16 a = o[i][0], b = o[i][1];
-      const uint32_t bits[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-      LANNER_UNROLL for (int j = 0; j < 8; j++) x[j] += from_bits(bits[j]) * share;
+      x[0] += from_bits(o[i].x) * share, x[1] += from_bits(o[i].y) * share;
+      x[2] += from_bits(o[i].z) * share, x[3] += from_bits(o[i].w) * share;
     }
   }
 }
@@ -193,7 +192,7 @@ template <int D>
 LANNER_KERNEL(DecodeShape<D>::kThreads, 1)
 attention_decode_kernel(AttentionArgs args) {
   using Shape = DecodeShape<D>;
-  constexpr int kItems = D / 8;  // of a row, 8 columns each
+  constexpr int kItems = D / 4;  // of a row, 4 columns each
   wait_for_kernel_ahead();
   const int seq = block_z(), split = block_y();
   if (seq >= args.counts->n_seqs) return;
@@ -240,7 +239,7 @@ attention_decode_kernel(AttentionArgs args) {
   };
   const bool caps = args.softcap > 0;
   const float scale = caps ? 1.0f : args.scale * kLog2E;  // from scores to log2 of weights
-  const int end[1][2] = {{kv_len, kv_len}};
+  const auto end = [&](int) { return kv_len; };
   const uint32_t row_offset = lane_offset_rows<D>(lane), key_offset = lane_offset_keys<D>(lane);
   AttentionSums<D, 1> sums;
   sums.clear();
@@ -268,16 +267,14 @@ attention_decode_kernel(AttentionArgs args) {
   const int head_block = seq * grid_x() + block_x(), first_block = head_block * grid_y();
   bf16* const out = args.out + (int64_t{seq} * args.n_heads + first_head) * D;
   for (int i = thread_index(); i < n_rows * kItems; i += Shape::kThreads) {
-    const int row = i / kItems, column = i % kItems * 8;
-    float x[8];
+    const int row = i / kItems, column = i % kItems * 4;
+    float x[4];
     const Float2 stat = merge_warps<D>(x, shared, row, column);
     if (place.n_splits == 1) {
-      store16(out + row * D + column, pack_row(x, rcp_approx(stat.y)));
+      store_columns(out + row * D + column, x, rcp_approx(stat.y));
       continue;
     }
-    float* const to = p.sums(first_block + split, row) + column;
-    *reinterpret_cast<Float4*>(to) = {x[0], x[1], x[2], x[3]};
-    *reinterpret_cast<Float4*>(to + 4) = {x[4], x[5], x[6], x[7]};
+    *reinterpret_cast<Float4*>(p.sums(first_block + split, row) + column) = {x[0], x[1], x[2], x[3]};
     if (column == 0) *p.stat(first_block + split, row) = {stat.x, stat.y, 0, 0};
   }
   if (place.n_splits == 1) return;
@@ -297,10 +294,10 @@ attention_decode_kernel(AttentionArgs args) {
   weigh_splits<D>(shares, p, first_block, place.n_splits, n_rows);
   sync_block();
   for (int i = thread_index(); i < n_rows * kItems; i += Shape::kThreads) {
-    const int row = i / kItems, column = i % kItems * 8;
-    float x[8];
+    const int row = i / kItems, column = i % kItems * 4;
+    float x[4];
     merge_splits<D>(x, shares, p, first_block, place.n_splits, row, column);
-    store16(out + row * D + column, pack_row(x, 1));
+    store_columns(out + row * D + column, x, 1);
   }
 }
 

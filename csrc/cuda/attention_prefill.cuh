@@ -22,7 +22,8 @@ struct PrefillShape {
   static constexpr bool kQueryInRegisters = kRowTiles * D <= 128;  // at most 32 of them
   // A query that goes to registers comes through the last two tiles of the ring.
   static constexpr int kQueryOffset = kQueryInRegisters ? kTileBytes : 3 * kTileBytes;
-  static constexpr int kSharedBytes = 3 * kTileBytes + (kQueryInRegisters ? 0 : kQueryBytes);
+  static constexpr int kEndsOffset = 3 * kTileBytes + (kQueryInRegisters ? 0 : kQueryBytes);
+  static constexpr int kSharedBytes = kEndsOffset + kRows * 4;
 };
 
 // Blocks of a sequence: a fixed range of them, by a bound that needs no sum over the sequences before it.
@@ -42,12 +43,12 @@ LANNER_DEVICE int sequence_of_tile(const AttentionArgs& args, int tile, int rows
   return n_before;
 }
 
-// Copies the K or V of kKeys positions: pages[i], of which `from` is this thread's first 16 bytes in page 0.
-// Zeros stand for positions past n_keys and for pages given back: a weight of zero times what a page was left
-// with need not be zero.
+// Copies the K or V of kKeys positions in `pages`, in each of which this thread's first 16 bytes are at
+// `from`. Zeros stand for positions past n_keys and for pages given back: a weight of zero times what a page
+// was left with need not be zero.
 template <int D, int kKeys>
-LANNER_DEVICE void copy_tile(std::byte* tile, const std::byte* from,
-                             const int (&pages)[kKeys / kPagePositions], int page_bytes, int n_keys) {
+LANNER_DEVICE void copy_tile(std::byte* tile, const AttentionArgs& args, int from,
+                             const int (&pages)[kKeys / kPagePositions], int n_keys) {
   constexpr int kRowsAtOnce = kPassBytes / (2 * D);
   constexpr int kPasses = kPagePositions / kRowsAtOnce;  // of a page
   const int row = thread_index() / (D / 8);
@@ -58,7 +59,8 @@ LANNER_DEVICE void copy_tile(std::byte* tile, const std::byte* from,
     return tile + (offset ^ ((pass * kRowsAtOnce & 7) << 4)) + pass * kPassBytes;
   };
   LANNER_UNROLL for (int i = 0; i < kKeys / kPagePositions; i++) {
-    const std::byte* page = from + int64_t{pages[i] < 0 ? 0 : pages[i]} * page_bytes;
+    const std::byte* page = reinterpret_cast<const std::byte*>(args.cache) +
+                            int64_t{pages[i] < 0 ? 0 : pages[i]} * args.page_bytes + from;
     if (whole) {
       LANNER_UNROLL for (int j = 0; j < kPasses; j++)
           copy_async16(to(i * kPasses + j), page + j * kPassBytes);
@@ -144,34 +146,30 @@ attention_prefill_kernel(AttentionArgs args) {
   };
   const int warp_row = first_row + warp_index() * 16 * kRowTiles, lane = lane_index();
   const int warp_first_end = end_of(warp_row), warp_last_end = end_of(warp_row + 16 * kRowTiles - 1);
-  int end[kRowTiles][2];
-  LANNER_UNROLL for (int r = 0; r < kRowTiles; r++) {
-    LANNER_UNROLL for (int h = 0; h < 2; h++) end[r][h] = end_of(warp_row + 16 * r + 8 * h + lane / 4);
-  }
+  std::byte* const ring = shared_memory<std::byte>();
+  // The rows' ends, which few tiles need.
+  int* const ends = reinterpret_cast<int*>(ring + Shape::kEndsOffset) + warp_index() * 16 * kRowTiles;
+  if (lane < 16 * kRowTiles) ends[lane] = end_of(warp_row + lane);
   const int first_seen = end_of(first_row) - window;
   const int first_tile = first_seen > 0 ? first_seen / kKeys : 0;
   const int end_tile = ceil_div(end_of(first_row + Shape::kRows - 1), kKeys);
 
-  const int32_t* table = args.block_tables + int64_t{seq} * args.max_pages;
-  const int n_pages = ceil_div(kv_len, kPagePositions);
+  const int first_page = seq * args.max_pages, n_pages = ceil_div(kv_len, kPagePositions);
   int pages[kPages];  // of the tile to be copied next
   const auto read_table = [&](int tile) {
     LANNER_UNROLL for (int i = 0; i < kPages; i++) {
       const int page = tile * kPages + i;
-      pages[i] = page < n_pages ? table[page] : -1;
+      pages[i] = page < n_pages ? args.block_tables[first_page + page] : -1;
     }
   };
   const int kv_bytes = kPagePositions * D * 2;  // the K or V of a head in a page
-  const std::byte* keys =
-      reinterpret_cast<const std::byte*>(args.cache) + kv_head * kv_bytes + thread_index() * 16;
-  const int values = args.n_kv_heads * kv_bytes;  // behind the keys
+  const int keys = kv_head * kv_bytes + thread_index() * 16, values = args.n_kv_heads * kv_bytes;
 
-  std::byte* const ring = shared_memory<std::byte>();
   int k_tile = 0, v_tile = Shape::kTileBytes, free_tile = 2 * Shape::kTileBytes;  // in the ring
   std::byte* const queries = ring + Shape::kQueryOffset;
   std::byte* const warp_queries = queries + warp_index() * 16 * kRowTiles * D * 2;
   const auto copy = [&](int to, int from, int tile) {
-    copy_tile<D, kKeys>(ring + to, keys + from, pages, args.page_bytes, kv_len - tile * kKeys);
+    copy_tile<D, kKeys>(ring + to, args, keys + from, pages, kv_len - tile * kKeys);
   };
 
   read_table(first_tile);
@@ -221,7 +219,7 @@ attention_prefill_kernel(AttentionArgs args) {
     if (caps) cap_scores<kKeys, kRowTiles>(s, args.scale, args.softcap);
     const int key = tile * kKeys;
     if (key + kKeys > warp_first_end || key < warp_last_end - window)
-      mask_scores<kKeys, kRowTiles>(s, end, window, key + 2 * (lane % 4));
+      mask_scores<kKeys, kRowTiles>(s, [&](int row) { return ends[row]; }, window, key + 2 * (lane % 4));
     raise_maxima<D, kKeys, kRowTiles>(sums, s, scale);
 
     copy_async_wait<1>();  // the values are there

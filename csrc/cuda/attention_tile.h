@@ -91,16 +91,18 @@ LANNER_DEVICE void cap_scores(Scores<kKeys, kRowTiles>& s, float scale, float so
   }
 }
 
-// -inf where a row does not see the key: it sees the `window` keys before end[row]. `key` is the first of the
+// -inf where a row does not see the key: it sees the `window` keys before end(row). `key` is the first of the
 // tile's that this lane has, that of its score 0.
-template <int kKeys, int kRowTiles>
-LANNER_DEVICE void mask_scores(Scores<kKeys, kRowTiles>& s, const int (&end)[kRowTiles][2], int window,
-                               int key) {
+template <int kKeys, int kRowTiles, class End>
+LANNER_DEVICE void mask_scores(Scores<kKeys, kRowTiles>& s, const End& end, int window, int key) {
   LANNER_UNROLL for (int r = 0; r < kRowTiles; r++) {
-    LANNER_UNROLL for (int n = 0; n < kKeys / 8; n++) {
-      LANNER_UNROLL for (int e = 0; e < 4; e++) {
-        const int before_end = end[r][e >> 1] - 1 - (key + 8 * n + (e & 1));
-        if (static_cast<uint32_t>(before_end) >= static_cast<uint32_t>(window)) s[r][n][e] = -INFINITY;
+    LANNER_UNROLL for (int h = 0; h < 2; h++) {
+      const int last = end(16 * r + 8 * h + lane_index() / 4) - 1 - key;
+      LANNER_UNROLL for (int n = 0; n < kKeys / 8; n++) {
+        LANNER_UNROLL for (int e = 0; e < 2; e++) {
+          const auto behind = static_cast<uint32_t>(last - (8 * n + e));
+          if (behind >= static_cast<uint32_t>(window)) s[r][n][2 * h + e] = -INFINITY;
+        }
       }
     }
   }

@@ -50,8 +50,8 @@ class Case:
     def wanted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """out (T, H, D), the most it may be wrong by, and the root mean square of that over D.
 
-        A score is wrong by D U of the sum of its terms' magnitudes, tanh by 2^-21 of the cap, 2^x by 2^-22, and
-        the sum of weights by U a key. The weights that meet the values are rounded to bf16, and so is the
+        A score is wrong by D U of the sum of its terms' magnitudes, tanh by 2^-21 of the cap, 2^x by 2^-22,
+        and the sum of weights by U a key. The weights that meet the values are rounded to bf16, and so is the
         result: U_BF16 of the sum of |p v| at most, and independent errors of U_BF16 / sqrt 3 on the average.
         """
         outs, mosts, means = [], [], []
@@ -162,7 +162,8 @@ class Attention:
         counters = put(self.cuda, np.zeros(max(n_counters, 1)), "int32")
         for _ in range(n_launches):
             out = self.out()
-            self.cuda.ops.attention_decode(self.bounds, out=out.array, workspace=workspace.array,
-                workspace_bytes=n_bytes, counters=counters.array, n_counters=n_counters, **self.args)  # fmt: skip
+            room_for = {"workspace": workspace.array, "workspace_bytes": n_bytes}
+            room_for |= {"counters": counters.array, "n_counters": n_counters}
+            self.cuda.ops.attention_decode(self.bounds, out=out.array, **room_for, **self.args)
         assert not counters.numpy().any()
         return self.result(out)

@@ -79,11 +79,11 @@ TABLE = [
          needs=("HGMMA.64x256x16", "UTMALDG.2D", "SYNCS", "USETMAXREG", "STG.E.128")),
     # Attention: a unit of keys and values of each warp, or tiles of the block, in a ring.
     Gate("attention_decode_kernel<*>", 255, 1, shared=64 * KB, needs=PRODUCTS, saturates=True),
-    Gate("attention_prefill_kernel<64, 1>", 168, 3, shared=24 * KB, needs=PRODUCTS, tensor=LOOP_1),
-    Gate("attention_prefill_kernel<64, 2>", 255, 2, shared=24 * KB, needs=PRODUCTS, tensor=LOOP_2),
-    Gate("attention_prefill_kernel<128, 1>", 240, 2, shared=48 * KB, needs=PRODUCTS, tensor=LOOP_1),
-    Gate("attention_prefill_kernel<128, 2>", 255, 1, shared=80 * KB, needs=PRODUCTS, tensor=LOOP_2),
-    Gate("attention_prefill_kernel<256, 1>", 255, 1, shared=80 * KB, needs=PRODUCTS, tensor=LOOP_1),
+    Gate("attention_prefill_kernel<64, 1>", 168, 3, shared=25 * KB, needs=PRODUCTS, tensor=LOOP_1),
+    Gate("attention_prefill_kernel<64, 2>", 255, 2, shared=25 * KB, needs=PRODUCTS, tensor=LOOP_2),
+    Gate("attention_prefill_kernel<128, 1>", 240, 2, shared=49 * KB, needs=PRODUCTS, tensor=LOOP_1),
+    Gate("attention_prefill_kernel<128, 2>", 255, 1, shared=81 * KB, needs=PRODUCTS, tensor=LOOP_2),
+    Gate("attention_prefill_kernel<256, 1>", 255, 1, shared=81 * KB, needs=PRODUCTS, tensor=LOOP_1),
 ]  # fmt: skip
 
 
