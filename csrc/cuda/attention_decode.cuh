@@ -17,8 +17,9 @@ namespace lanner::cuda {
 // in ascending order: results repeat exactly.
 inline constexpr int kDecodeRows = 16;  // query heads at most
 inline constexpr int kUnitKeys = 16;
-inline constexpr int kMinSplitPages = 4;  // two units a warp: all on their way at once
-inline constexpr int kMaxSplits = 64;     // two of them a lane when they are merged
+inline constexpr int kMinSplitPages = 4;             // two units a warp: all on their way at once
+inline constexpr int kMaxSplits = 64;                // two of them a lane when they are merged
+inline constexpr int kShareStride = kMaxSplits + 1;  // two rows lie in different banks
 
 template <int D>
 struct DecodeShape {
@@ -75,8 +76,9 @@ inline constexpr int kStatFloats = 4;
 
 // Four columns of a row of the result.
 LANNER_DEVICE void store_columns(bf16* to, const float (&x)[4], float factor) {
-  *reinterpret_cast<Bytes8*>(to) = {pack_bf16(x[0] * factor, x[1] * factor),
-                                    pack_bf16(x[2] * factor, x[3] * factor)};
+  const uint64_t low = pack_bf16(x[0] * factor, x[1] * factor),
+                 high = pack_bf16(x[2] * factor, x[3] * factor);
+  *reinterpret_cast<uint64_t*>(to) = high << 32 | low;  // as one
 }
 
 // The query heads of the block as operand a; zeros past n_rows.
@@ -140,7 +142,7 @@ LANNER_DEVICE Float2 merge_warps(float (&x)[4], const std::byte* shared, int row
   return {maximum, sum};
 }
 
-// The splits' shares of each row's result, in shared memory: (rows, kMaxSplits).
+// The splits' shares of each row's result, in shared memory: (rows, kShareStride).
 template <int D>
 LANNER_DEVICE void weigh_splits(float* shares, const Partials<D>& p, int first_block, int n_splits,
                                 int n_rows) {
@@ -162,7 +164,7 @@ LANNER_DEVICE void weigh_splits(float* shares, const Partials<D>& p, int first_b
     }
     LANNER_UNROLL for (int m = 1; m < kWarpSize; m *= 2) total += shuffle_xor(total, m);
     const float over_total = rcp_approx(total);
-    LANNER_UNROLL for (int i = 0; i < 2; i++) shares[row * kMaxSplits + lane + i * kWarpSize] =
+    LANNER_UNROLL for (int i = 0; i < 2; i++) shares[row * kShareStride + lane + i * kWarpSize] =
         maximum[i] * over_total;
   }
 }
@@ -181,7 +183,7 @@ LANNER_DEVICE void merge_splits(float (&x)[4], const float* shares, const Partia
     }
     LANNER_UNROLL for (int i = 0; i < kAtOnce; i++) {
       if (first + i >= n_splits) break;
-      const float share = shares[row * kMaxSplits + first + i];
+      const float share = shares[row * kShareStride + first + i];
       x[0] += from_bits(o[i].x) * share, x[1] += from_bits(o[i].y) * share;
       x[2] += from_bits(o[i].z) * share, x[3] += from_bits(o[i].w) * share;
     }
