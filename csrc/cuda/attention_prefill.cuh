@@ -145,21 +145,20 @@ attention_prefill_kernel(AttentionArgs args) {
     return args.causal ? kv_len - n_tokens + 1 + (row < n_rows ? row : n_rows - 1) / group : kv_len;
   };
   const int warp_row = first_row + warp_index() * 16 * kRowTiles, lane = lane_index();
-  const int warp_first_end = end_of(warp_row), warp_last_end = end_of(warp_row + 16 * kRowTiles - 1);
   std::byte* const ring = shared_memory<std::byte>();
-  // The rows' ends, which few tiles need.
+  // The warp's rows' ends: there is no register for what few tiles need.
   int* const ends = reinterpret_cast<int*>(ring + Shape::kEndsOffset) + warp_index() * 16 * kRowTiles;
   if (lane < 16 * kRowTiles) ends[lane] = end_of(warp_row + lane);
   const int first_seen = end_of(first_row) - window;
   const int first_tile = first_seen > 0 ? first_seen / kKeys : 0;
   const int end_tile = ceil_div(end_of(first_row + Shape::kRows - 1), kKeys);
 
-  const int first_page = seq * args.max_pages, n_pages = ceil_div(kv_len, kPagePositions);
+  const int first_page = seq * args.max_pages;
   int pages[kPages];  // of the tile to be copied next
   const auto read_table = [&](int tile) {
     LANNER_UNROLL for (int i = 0; i < kPages; i++) {
       const int page = tile * kPages + i;
-      pages[i] = page < n_pages ? args.block_tables[first_page + page] : -1;
+      pages[i] = page * kPagePositions < kv_len ? args.block_tables[first_page + page] : -1;
     }
   };
   const int kv_bytes = kPagePositions * D * 2;  // the K or V of a head in a page
@@ -218,7 +217,7 @@ attention_prefill_kernel(AttentionArgs args) {
     score_keys<D, kKeys, kRowTiles>(s, ring + k_tile, key_offset, query);
     if (caps) cap_scores<kKeys, kRowTiles>(s, args.scale, args.softcap);
     const int key = tile * kKeys;
-    if (key + kKeys > warp_first_end || key < warp_last_end - window)
+    if (key + kKeys > ends[0] || key < ends[16 * kRowTiles - 1] - window)
       mask_scores<kKeys, kRowTiles>(s, [&](int row) { return ends[row]; }, window, key + 2 * (lane % 4));
     raise_maxima<D, kKeys, kRowTiles>(sums, s, scale);
 
