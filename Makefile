@@ -152,12 +152,12 @@ lint: .venv-lint/installed  ## ruff, mypy, clang-format
 	.venv-lint/bin/ruff check .
 	.venv-lint/bin/ruff format --check .
 	.venv-lint/bin/mypy
-	find csrc tests -name '*.h' -o -name '*.cpp' | xargs .venv-lint/bin/clang-format --dry-run --Werror
+	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' | xargs .venv-lint/bin/clang-format --dry-run --Werror
 
 format: .venv-lint/installed  ## puts the sources into the form that lint wants
 	.venv-lint/bin/ruff check --fix-only .
 	.venv-lint/bin/ruff format .
-	find csrc tests -name '*.h' -o -name '*.cpp' | xargs .venv-lint/bin/clang-format -i
+	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' | xargs .venv-lint/bin/clang-format -i
 
 .venv-wheel/installed:
 	$(PYTHON) -m venv .venv-wheel

@@ -57,7 +57,8 @@ class Device:
         """Bfloat16 from there, as float32."""
         n = int(np.prod(shape))
         values: npt.NDArray[np.float32] = pack.from_bf16(np.frombuffer(array.download(0, 2 * n), np.uint16))
-        return values.reshape(shape)
+        made: npt.NDArray[np.float32] = values.reshape(shape)
+        return made
 
     def run(self, op: str, **args: Any) -> None:
         """One operation on all rows."""

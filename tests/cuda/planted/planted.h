@@ -24,11 +24,14 @@ struct GemmArgs {
 };
 void planted_gemm(GemmVariant variant, const GemmArgs& args);
 
-#define LANNER_SUMS_VARIANTS(X)                                                                          \
-  X(divergent_shuffle)                                                                                   \
-  X(divergent_collectives)                                                                               \
-  X(divergent_barrier) X(no_barrier) X(no_fence) X(early_fence) X(same_bytes) X(unwritten) X(misaligned) \
-      X(order_of_arrival) X(before_kernel_ahead) X(atomic_and_store)
+#define LANNER_SUMS_VARIANTS(X) \
+  X(divergent_shuffle)          \
+  X(divergent_collectives)      \
+  X(divergent_barrier)          \
+  X(no_barrier)                 \
+  X(no_fence)                   \
+  X(early_fence)                \
+  X(same_bytes) X(unwritten) X(misaligned) X(order_of_arrival) X(before_kernel_ahead) X(atomic_and_store)
 LANNER_VARIANTS(SumsVariant, LANNER_SUMS_VARIANTS)
 
 struct SumsArgs {
@@ -40,11 +43,14 @@ struct SumsArgs {
 };
 void planted_sums(SumsVariant variant, const SumsArgs& args, int rows);
 
-#define LANNER_WGMMA_VARIANTS(X)                                                        \
-  X(no_wait_for_empty)                                                                  \
-  X(no_wait_for_full)                                                                   \
-  X(half_the_bytes) X(wrong_count) X(early_release) X(no_init_fence) X(ordinary_stores) \
-      X(ordinary_stores_unfenced) X(wrong_step) X(touched) X(no_wgmma_fence) X(extra_arrival)
+#define LANNER_WGMMA_VARIANTS(X) \
+  X(no_wait_for_empty)           \
+  X(no_wait_for_full)            \
+  X(half_the_bytes)              \
+  X(wrong_count)                 \
+  X(early_release)               \
+  X(no_init_fence)               \
+  X(ordinary_stores) X(ordinary_stores_unfenced) X(wrong_step) X(touched) X(no_wgmma_fence) X(extra_arrival)
 LANNER_VARIANTS(WgmmaVariant, LANNER_WGMMA_VARIANTS)
 void planted_wgmma(WgmmaVariant variant, const GemmArgs& args);
 
