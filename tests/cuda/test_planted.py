@@ -10,6 +10,7 @@ import pytest
 
 from conftest import SCHEDULES
 from emulation import planted
+from lanner import DeviceError
 from values import from_bf16, to_bf16
 
 RNG = np.random.default_rng(11)
@@ -45,7 +46,7 @@ class Outcome:
         self.result: np.ndarray | None = None
         try:
             self.result = run(variant)
-        except RuntimeError as error:
+        except (RuntimeError, DeviceError) as error:
             self.error = str(error)
         violations = emulator.report()
         self.kinds = {v["kind"] for v in violations}

@@ -120,8 +120,7 @@ class CudaProgram:
 
     def _plain_weights(self) -> set[Matrix]:
         """Those that an H100 has in row-major order too, for its matmul of many rows, if all have room."""
-        info = self._library.device_info()
-        if info["sm_version"] != 90:
+        if self._library.device_info()["sm_version"] != 90:
             return set()
         launches = [i for made in self.lists.values() for i in made]
         all_of = [m.weight for i in launches if isinstance(m := i.args.get("weight"), Matrix)]
@@ -131,7 +130,7 @@ class CudaProgram:
             if i.op == "linear" and "out" in i.args and i.args["weight"].weight.type == "bf16"
         }
         n_bytes = weight_bytes(all_of) + sum(m.weight.nbytes for m in plain)
-        return plain if n_bytes < info["n_free_bytes"] * USED_SHARE else set()
+        return plain if n_bytes < self._library.free_bytes() * USED_SHARE else set()
 
     def _plain(self, weight: DeviceWeight, order: Order) -> Any:
         return self._hold(("plain", id(weight), order), lambda: upload_plain(self._library, weight, order))
