@@ -14,7 +14,7 @@ import pytest
 
 import sass
 from emulation import emulated, ptx_callback
-from on_device import OnDevice
+from on_device import ON_DEVICE, OnDevice
 
 HERE = Path(__file__).parent
 SCHEDULES = [
@@ -38,9 +38,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     if any(HERE in item.path.parents and item.path.name in LAST for item in session.items):
         sass.all_units()
-
-
-ON_DEVICE = os.environ.get("LANNER_CUDA_LEVEL") == "device"
 
 
 @pytest.fixture(params=["device"] if ON_DEVICE else ["fibers", "ptx"])

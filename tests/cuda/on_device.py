@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
+
+ON_DEVICE = os.environ.get("LANNER_CUDA_LEVEL") == "device"
 
 
 class NoEmulator:
