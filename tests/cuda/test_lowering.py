@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +62,8 @@ def program(path: Path) -> CudaProgram:
     caches = make_caches(config.windows, config.n_kv_heads, config.head_dim)
     builder = Builder(caches.layers, config.n_heads, config.head_dim)
     logits = module.build(builder, config, module.load(config, weights))
-    return CudaProgram(builder, logits, builder.sample(logits), config.n_kv_heads, config.head_dim, 512, 64)
+    sampled = builder.sample(logits)
+    return CudaProgram(builder, logits, sampled, config.n_kv_heads, config.head_dim, 512, 64)
 
 
 def summary(made: CudaProgram, steps: str) -> list[list[str]]:
@@ -131,9 +134,10 @@ class Weight:
     """What a builder asks of a weight."""
 
     inputs = ("int8",)
-    segment_rows = (128,)
-    shape = (128, 128)
     format = "q4_0"
+
+    def __init__(self, n: int = 128, k: int = 128) -> None:
+        self.segment_rows, self.shape = (n,), (n, k)
 
 
 def lowered(b: Builder, logits: Value, **options: bool) -> list[str]:
@@ -196,3 +200,57 @@ def test_rows_that_are_no_units_are_refused(tmp_path: Path) -> None:
         lanner.UnsupportedModelError, match=r"has rows of 96, device='cuda' wants a multiple of 64"
     ):
         program(files.write(tmp_path / "narrow.gguf", hidden=96))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"head_dim": 80}, r"attention_decode \(L00.attn\) has head_dim 80, wanted 64, 128 or 256"),
+        ({"head_dim": 96}, r"attention_decode \(L00.attn\) has head_dim 96, wanted 64, 128 or 256"),
+        ({"vocab": 524296}, r"sample \(sample\) has vocab_size 524296, wanted a multiple of 1 up to 524288"),
+    ],
+)
+def test_sizes_without_a_kernel_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """Before the GPU is asked for memory: no program is placed here."""
+    path = files.write(tmp_path / "model.gguf", **options)
+    with pytest.raises(
+        lanner.UnsupportedModelError, match=f"device='cuda': operation {message}; use device='cpu'"
+    ):
+        program(path)
+
+
+def test_values_of_odd_sizes_are_refused() -> None:
+    """Kernels read 16 bytes at a time, and a norm keeps a row in registers."""
+    for n, change, message in (
+        (
+            16392,
+            lambda b, x: b.rms_norm(x, None, 1e-5, "wide"),
+            "cols 16392, wanted a multiple of 8 up to 16384",
+        ),
+        (16384, lambda b, x: b.rms_norm(x, None, 1e-5, "wide"), None),
+        (132, lambda b, x: b.activate(x, "relu", "odd"), "cols 132, wanted a multiple of 8"),
+        (136, lambda b, x: b.activate(x, "relu", "odd"), None),
+    ):
+        b = new_builder()
+        x = change(b, b.linear(b.embed(Weight()), Weight(n, 128), "up"))
+        logits = b.linear(x, Weight(128, n), "head")
+        with pytest.raises(lanner.UnsupportedModelError, match=message) if message else nullcontext():
+            lowered(b, logits, decode=False)
+    for n, is_fit in ((130, False), (132, True)):
+        b = new_builder()
+        logits = b.softcap(b.linear(b.embed(Weight()), Weight(n, 128), "head"), 30.0, "softcap")
+        refused = pytest.raises(lanner.UnsupportedModelError, match="cols 130, wanted a multiple of 4")
+        with nullcontext() if is_fit else refused:
+            lowered(b, logits, decode=True)
+
+
+@pytest.mark.parametrize("n_rotated", [24, 32])
+def test_rotations_of_odd_sizes_are_refused(n_rotated: int) -> None:
+    b = new_builder()
+    qkv = b.linear(b.embed(Weight()), Weight(384, 128), "qkv", by_heads=True)
+    q = b.rope_append(qkv, 0, Rope([1.0] * (n_rotated // 2)), "rope")
+    logits = b.linear(b.attention(q, 0, 0.125, "attn"), Weight(), "head")
+    message = r"rope_append \(rope\) has rope_dim 24, wanted a multiple of 16 up to 64"
+    refused = pytest.raises(lanner.UnsupportedModelError, match=message)
+    with refused if n_rotated % 16 else nullcontext():
+        lowered(b, logits, decode=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lanner._core import UnsupportedModelError
 from lanner._records import dataclass
 from lanner.cuda._operations import FUNCTIONS, OPERATIONS, linear
+from lanner.cuda.limits import ROTATED, check_launch
 from lanner.cuda.symbols import Launch, Order, Place
 from lanner.phases import Value
 
@@ -31,9 +32,6 @@ IN_PLACE = {
     "softcap": "x",
 }
 """Operations that change a value, and its name among their arguments."""
-
-ROTATED = 16
-"""Rotated dimensions of a head come in multiples of it, as do the dimensions of a head."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,10 @@ class Lowering:
         self.q_cols: dict[Place, int] = {}  # of queries that stand alone
 
     def launches(self, *, decode: bool) -> list[Launch]:
-        """The list; `decode`: for steps of few rows, in which every sequence has one token."""
+        """The list; `decode`: for steps of few rows, in which every sequence has one token.
+
+        Raises UnsupportedModelError where an operation has no code for the sizes of the model.
+        """
         norms: dict[int, Norm] = {}
         done: set[int] = set()
         made: list[Launch] = []
@@ -106,6 +107,8 @@ class Lowering:
             else:
                 op = f"attention_{'decode' if decode else 'prefill'}" if i.op == "attention" else i.op
                 made.append(Launch(i.name, op, OPERATIONS[i.op](self, i)))
+        for launch in made:
+            check_launch(launch)
         return made
 
     # --- matmuls --------------------------------------------------------------------------------------------
