@@ -20,58 +20,30 @@ sys.path.insert(0, str(ROOT / "tests/cuda"))
 
 import gates  # noqa: E402
 import sass  # noqa: E402
+from cuda_shapes import (  # noqa: E402
+    CONTEXT,
+    MAX_KEYS,
+    OTHER_LAUNCHES,
+    SHAPES,
+    TYPES,
+    UNIT_BYTES,
+    Shape,
+    matrix_bytes,
+    step_bytes,
+)
 from gpus import GPUS, Gpu  # noqa: E402
 
 BEGIN, END = "<!-- cuda predictions: begin -->\n", "<!-- cuda predictions: end -->\n"
 ATTAINABLE = 0.947
 """Of the maker's bandwidth: 955 of 1,008 GB/s, the most that kernels which only read reach on an RTX 4090."""
-CONTEXT = 1024
-OTHER_LAUNCHES = 4
-"""Of a step: embedding, gathering of outputs, head, sampling."""
-LAYER_LAUNCHES = 5
+ACCESSES = {"alone": 3, "merged": 7}
+"""Of a block of attention one behind the other: length, page, keys; then fence, ticket, statistics, sums."""
+TARGET, TARGET_BYTES = 0.9, 30e6
+"""Share of the bandwidth that decoding is to reach, and from which size of a matrix on."""
 
-TYPES = {"bf16": 0, "int8": 1, "int4": 2}
-UNIT_BYTES = {"bf16": 2048, "int8": 1024 + 64, "int4": 512 + 128}
-"""Of 16 rows by 64 columns, with scales (csrc/cuda/weights.h)."""
-UNIT_COPIES = {"bf16": 4, "int8": 3, "int4": 2}
 TILES = {"bf16": 1, "int8": 1, "int4": 2}
 ENOUGH_WARPS = 1400
 """Tiles that a warp of linear_skinny sums side by side, and warps from which on none share a tile."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Of a model: d, layers, heads, KV heads, head_dim, d_ff, vocabulary."""
-
-    name: str
-    d: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    d_ff: int
-    vocab: int
-
-    @property
-    def matrices(self) -> dict[str, tuple[int, int]]:
-        """(n, k) of the matrices of a layer."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
-            "qkv": (q + 2 * kv, self.d), "o": (self.d, q),
-            "gate_up": (2 * self.d_ff, self.d), "down": (self.d, self.d_ff),
-        }  # fmt: skip
-
-    @property
-    def kv_bytes(self) -> int:
-        """That one token's attention reads behind CONTEXT positions."""
-        return self.layers * 2 * self.kv_heads * self.head_dim * 2 * CONTEXT
-
-
-SHAPES = [
-    Shape("Llama-3-8B", 4096, 32, 32, 8, 128, 14336, 128256),
-    Shape("Llama-3.2-1B", 2048, 16, 32, 8, 64, 8192, 128256),
-    Shape("Qwen3-0.6B", 1024, 28, 16, 8, 128, 3072, 151936),
-]
 
 
 def kernel(unit: str, name: str, arch: str) -> sass.SassKernel:
@@ -81,31 +53,34 @@ def kernel(unit: str, name: str, arch: str) -> sass.SassKernel:
     return found[0]
 
 
-def shared_of(k: sass.SassKernel) -> int:
-    gate = gates.gate_of(k)
-    assert gate, k.name
-    return gate.shared
+def gate(k: sass.SassKernel) -> gates.Gate:
+    found = gates.gate_of(k)
+    assert found, k.name
+    return found
 
 
 # --- decoding: bytes --------------------------------------------------------------------------------------
 
 
-def read_seconds(gpu: Gpu, k: sass.SassKernel, n_blocks: int, n_bytes: float, useful: float = 1.0) -> float:
+def read_seconds(gpu: Gpu, k: sass.SassKernel, n_blocks: int, n_bytes: float) -> float:
     """Little's law, for the blocks that are there at once, then for those of the last, partial wave.
 
-    `useful`: how much of what the machine code copies at once is copied by all lanes.
+    A block asks for no more than it has to read, and an SM gets no more than L2 brings it.
     """
-    slots = gates.resident_blocks(k, shared_of(k)) * gpu.n_sms
-    each = k.max_threads * k.bytes_in_flight() * useful
+    slots = gates.resident_blocks(k, gate(k).shared) * gpu.n_sms
+    per_block = n_bytes / n_blocks
+    each = min(k.max_threads * k.bytes_in_flight() * gate(k).useful, per_block)
     bandwidth = gpu.bandwidth * ATTAINABLE
 
-    def seconds(blocks: int, of_bytes: float) -> float:
+    def seconds(blocks: int) -> float:
+        if not blocks:
+            return 0.0
         asked = min(blocks, slots) * each / gpu.n_sms
-        return of_bytes / (bandwidth * min(1.0, asked / gpu.little)) if blocks else 0.0
+        brought = min(blocks, gpu.n_sms) * gpu.sm_bandwidth
+        return blocks * per_block / min(bandwidth, bandwidth * asked / gpu.little, brought)
 
     last = n_blocks % slots if n_blocks > slots else 0
-    per_block = n_bytes / n_blocks
-    return seconds(n_blocks - last, (n_blocks - last) * per_block) + seconds(last, last * per_block)
+    return seconds(n_blocks - last) + seconds(last)
 
 
 def skinny_name(weights: str, norm: bool) -> str:
@@ -125,40 +100,42 @@ def skinny_seconds(gpu: Gpu, n: int, k: int, weights: str, norm: bool) -> float:
     """Of y = W x for one token: bytes of W, or issue slots."""
     code = kernel("linear_skinny", skinny_name(weights, norm), gpu.arch)
     loop = code.main_loop("HMMA")
-    # Copies of a unit: its codes, 512 bytes each, and its scales, by some of the lanes.
-    copies = UNIT_COPIES[weights]
+    copies = UNIT_BYTES[weights] / gate(code).useful / 512
     units_a_turn = code.count("LDGSTS", loop) / copies
     n_units = -(-n // 16) * (k // 64)
     issue = n_units / units_a_turn * len(loop) / (4 * gpu.n_sms * gpu.clock)
-    useful = UNIT_BYTES[weights] / (copies * 512)
-    return max(
-        issue, read_seconds(gpu, code, skinny_blocks(n, k, weights), n_units * UNIT_BYTES[weights], useful)
-    )
-
-
-def matrix_bytes(n: int, k: int, weights: str) -> int:
-    return -(-n // 16) * (k // 64) * UNIT_BYTES[weights]
+    return max(issue, read_seconds(gpu, code, skinny_blocks(n, k, weights), n_units * UNIT_BYTES[weights]))
 
 
 def skinny_share(gpu: Gpu, n: int, k: int, weights: str, norm: bool) -> float:
     return matrix_bytes(n, k, weights) / gpu.bandwidth / skinny_seconds(gpu, n, k, weights, norm)
 
 
-def step_bytes(shape: Shape, weights: str) -> int:
-    layer = sum(matrix_bytes(n, k, weights) for n, k in shape.matrices.values())
-    return shape.layers * layer + matrix_bytes(shape.vocab, shape.d, weights) + shape.kv_bytes
+def attention_splits(kv_heads: int, at_once: int) -> int:
+    """As the launcher of attention_decode has it, for one sequence."""
+    most = min(-(-MAX_KEYS // 32 // 4), 64)
+    times = [-(-kv_heads * n // at_once) / n for n in range(1, most + 1)]
+    return next(n for n, time in enumerate(times, 1) if time <= 1.15 * min(times))
+
+
+def attention_seconds(gpu: Gpu, shape: Shape) -> float:
+    """Of a layer: its keys and values, read by the splits that have some, and what waits for one another."""
+    code = kernel("attention_decode", f"attention_decode_kernel<{shape.head_dim}>", gpu.arch)
+    at_once = gates.resident_blocks(code, gate(code).shared) * gpu.n_sms
+    n_pages = CONTEXT // 32
+    split_pages = max(4, -(-n_pages // attention_splits(shape.kv_heads, at_once)))
+    n_splits = -(-n_pages // split_pages)
+    waits = ACCESSES["alone" if n_splits == 1 else "merged"] * gpu.latency
+    return waits + read_seconds(gpu, code, shape.kv_heads * n_splits, shape.layer_kv_bytes)
 
 
 def step_seconds(gpu: Gpu, shape: Shape, weights: str) -> float:
     """Of a decode step of one sequence: matrices, KV cache, and what lies between launches."""
     norms = {"qkv": True, "o": False, "gate_up": True, "down": False}
     layer = sum(skinny_seconds(gpu, n, k, weights, norms[m]) for m, (n, k) in shape.matrices.items())
-    attention = kernel("attention_decode", f"attention_decode_kernel<{shape.head_dim}>", gpu.arch)
-    slots = gates.resident_blocks(attention, shared_of(attention)) * gpu.n_sms
-    reading = read_seconds(gpu, attention, slots, shape.kv_bytes)
+    layer += attention_seconds(gpu, shape) + shape.layer_launches * gpu.gap
     head = skinny_seconds(gpu, shape.vocab, shape.d, weights, True)
-    gaps = (LAYER_LAUNCHES * shape.layers + OTHER_LAUNCHES) * gpu.gap
-    return shape.layers * layer + reading + head + gaps
+    return shape.layers * layer + head + OTHER_LAUNCHES * gpu.gap
 
 
 # --- prefill: tensor cores --------------------------------------------------------------------------------
@@ -192,9 +169,11 @@ PRODUCTS = [
 
 def peak_share(gpu: Gpu, product: Product) -> float | None:
     """Most of the maker's rate that the main loop leaves. None where the kernel does not run."""
-    if product.unit.endswith("_sm90"):
-        return 1.0 if gpu.arch == "90a" else None
-    return gates.tensor_share(kernel(product.unit, product.name, gpu.arch)) * gpu.mma_share
+    by_wgmma = product.unit.endswith("_sm90")
+    if by_wgmma and gpu.arch != "90a":
+        return None
+    share = gates.tensor_share(kernel(product.unit, product.name, gpu.arch))
+    return share if by_wgmma else share * gpu.mma_share
 
 
 def _product_row(product: Product) -> list[str]:
@@ -209,14 +188,45 @@ def _product_row(product: Product) -> list[str]:
 # --- tables -----------------------------------------------------------------------------------------------
 
 
-def rows_of_matrices() -> Iterator[tuple[str, float, list[float]]]:
+def rows_of_matrices(weights: str = "bf16") -> Iterator[tuple[str, float, list[float]]]:
     """Name, megabytes, share of the bandwidth on each GPU."""
     for shape in SHAPES:
         cases = [*shape.matrices.items(), ("head", (shape.vocab, shape.d))]
         for matrix, (n, k) in cases:
             norm = matrix in ("qkv", "gate_up", "head")
-            shares = [skinny_share(gpu, n, k, "bf16", norm) for gpu in GPUS]
-            yield f"{shape.name} {matrix} {n} x {k}", matrix_bytes(n, k, "bf16") / 1e6, shares
+            shares = [skinny_share(gpu, n, k, weights, norm) for gpu in GPUS]
+            yield f"{shape.name} {matrix} {n} x {k}", matrix_bytes(n, k, weights) / 1e6, shares
+
+
+def misses() -> dict[str, list[str]]:
+    """By GPU and type, the matrices that are large enough and miss the target."""
+    found: dict[str, list[str]] = {}
+    for weights in TYPES:
+        for name, size, shares in rows_of_matrices(weights):
+            for gpu, share in zip(GPUS, shares, strict=True):
+                if size * 1e6 > TARGET_BYTES and share < TARGET:
+                    found.setdefault(f"{gpu.name}, {weights}", []).append(f"{name} ({share:.0%})")
+    return found
+
+
+def short_kernels() -> list[str]:
+    """Kernels that ask for fewer bytes at once than Little's law wants."""
+    units = ("linear_skinny", "attention_decode")
+    kernels = (k for unit in units for k in sass.kernels(ROOT / f"csrc/cuda/{unit}.cuh"))
+    shares = [(k, gates.short_of_bytes(k)) for k in kernels]
+    return [f"`{k.name}` on sm_{k.arch} ({s:.0%} of them)" for k, s in shares if s is not None]
+
+
+def _missed() -> str:
+    """What the README says of targets that are missed."""
+    lines = [f"- {name}: {'; '.join(matrices)}\n" for name, matrices in misses().items()]
+    return f"""{TARGET:.0%} of the bandwidth were wanted of matrices over {TARGET_BYTES / 1e6:.0f} MB, in all
+three types. Predicted to miss them:
+
+{"".join(lines) or "- none" + chr(10)}
+In bf16 the blocks are too few or the last wave is short; in 4 and 8 bits the issue slots do not suffice.
+Kernels with fewer bytes in flight than keep DRAM busy: {", ".join(short_kernels()) or "none"}.
+"""
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -242,7 +252,7 @@ def tables() -> str:
     little = ["KB in flight on an SM, of KB wanted"]
     for gpu in GPUS:
         code = kernel("linear_skinny", skinny_name("bf16", False), gpu.arch)
-        asked = gates.in_flight_per_sm(code, shared_of(code)) / 1024
+        asked = gates.in_flight_per_sm(code, gate(code)) / 1024
         little.append(f"{asked:.0f} of {gpu.little / 1024:.0f}")
     return f"""**Predicted, not measured: no GPU was at hand.** `python bench/cuda_model.py` computes these
 tables from the machine code of the kernels and the makers' figures.
@@ -253,8 +263,10 @@ Decoding, tokens per second of one sequence behind {CONTEXT} tokens, and the sha
 Its matrices in bf16, share of the DRAM bandwidth (at most {ATTAINABLE:.0%} can be had):
 
 {_table(["matrix", "MB", *names], [*matrices, [little[0], "", *little[1:]]])}
+{_missed()}
 Prompts, the most of the tensor cores' rate that the main loop leaves (mma.sync reaches 62 % of it on an H100
-and 20 % on a B200), and in brackets what others have measured of kernels of the same kind:
+and 20 % on a B200; the operands of wgmma keep shared memory as busy as the tensor cores), and
+in brackets what others have measured of kernels of the same kind:
 
 {_table(["kernel", *names], products)}"""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from gpus import GPUS, KB, SMS
-from sass import SassKernel, load_bytes
+from gpus import GATED, KB, SMS
+from sass import SassKernel, Step, load_bytes
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,20 @@ class Gate:
     """Opcodes that must occur, by their beginnings."""
     saturates: bool = False
     """Resident lanes have asked for as many bytes as keep DRAM busy (Little's law)."""
+    short: dict[str, float] = field(default_factory=dict)
+    """Where they have not, by architecture: the share of these bytes, at least. The README states it."""
+    useful: float = 1.0
+    """Of the bytes that whole warps would copy; the rest are copies which only some lanes take part in."""
     tensor: dict[str, float] = field(default_factory=dict)
-    """Least share of the rate of mma.sync that the main loop leaves, by architecture."""
+    """Least share of the rate of mma.sync, or wgmma, that the main loop leaves, by architecture."""
 
 
 WIDE = ("LDG.E.128", "STG.E.128")
 COPIES = ("LDGSTS.E.BYPASS.128",)
 PRODUCTS = (*COPIES, "HMMA.16816", "LDSM")
-LOOP_1 = {"80": 0.6, "89": 1.0, "120": 1.0, "90a": 0.5}
-LOOP_2 = {"80": 0.95, "89": 1.0, "120": 1.0, "90a": 0.95}
+LOOP_1 = {"80": 0.6, "86": 1.0, "89": 1.0, "90a": 0.5, "100": 0.8, "120": 1.0}
+LOOP_2 = {"80": 0.95, "86": 1.0, "89": 1.0, "90a": 0.95, "100": 0.95, "120": 1.0}
+SKINNY = (*COPIES, "HMMA.16816")
 RING = 8 * 6144 + 128  # of linear_skinny: eight warps, and the slots of 32 tokens
 TILED = (*COPIES, "HMMA.16816", "LDS.128", "STG.E.128")
 TABLE = [
@@ -69,14 +75,20 @@ TABLE = [
     Gate("sample_weigh_kernel", 64, 4, shared=15 * KB),
     Gate("sample_draw_kernel", 128, 1, shared=42 * KB),
     # Few tokens: weights stream through a ring of each warp; the products are on tensor cores.
-    Gate("linear_skinny_kernel<*>", 128, 2, shared=RING, needs=(*COPIES, "HMMA.16816"), saturates=True),
+    # Of a unit's copies of 512 bytes, that of scales brings 64 (int8) or 128 (int4).
+    Gate("linear_skinny_kernel<0, *>", 128, 2, shared=RING, needs=SKINNY, saturates=True),
+    Gate("linear_skinny_kernel<1, *>", 128, 2, shared=RING, needs=SKINNY, saturates=True, useful=1088 / 1536),
+    # The sums of 32 tokens leave room for two blocks; three would saturate a B200.
+    Gate("linear_skinny_kernel<2, 4, *>", 128, 2, shared=RING, needs=SKINNY, saturates=True,
+         short={"100": 0.78}, useful=640 / 1024),
+    Gate("linear_skinny_kernel<2, *>", 128, 2, shared=RING, needs=SKINNY, saturates=True, useful=640 / 1024),
     # Many tokens: 128 sums a thread, and two blocks to an SM, so that one computes while the other waits.
     Gate("linear_tiled_kernel<TiledShape<*, 128> >", 255, 2, shared=49 * KB, needs=TILED,
-         tensor={"80": 1.0, "89": 1.0, "90a": 1.0, "100": 1.0, "120": 1.0}),
+         tensor={"80": 1.0, "86": 1.0, "89": 1.0, "90a": 1.0, "100": 1.0, "120": 1.0}),
     Gate("linear_tiled_kernel<*>", 112, 2, shared=49 * KB, needs=TILED),
     # One block to an SM: 24 registers for who copies, 240 for who computes, as many as 168 for all.
     Gate("linear_sm90_kernel", 168, 1, shared=225 * KB,
-         needs=("HGMMA.64x256x16", "UTMALDG.2D", "SYNCS", "USETMAXREG", "STG.E.128")),
+         needs=("HGMMA.64x256x16", "UTMALDG.2D", "SYNCS", "USETMAXREG", "STG.E.128"), tensor={"90a": 1.0}),
     # Attention: a unit of keys and values of each warp, or tiles of the block, in a ring.
     Gate("attention_decode_kernel<*>", 255, 1, shared=64 * KB, needs=PRODUCTS, saturates=True),
     Gate("attention_prefill_kernel<64, 1>", 168, 3, shared=25 * KB, needs=PRODUCTS, tensor=LOOP_1),
@@ -99,13 +111,25 @@ def resident_blocks(kernel: SassKernel, shared: int) -> int:
     return SMS[kernel.arch].resident(kernel.max_threads, kernel.registers, shared)
 
 
-def in_flight_per_sm(kernel: SassKernel, shared: int) -> int:
+def in_flight_per_sm(kernel: SassKernel, gate: Gate) -> float:
     """Bytes that the resident lanes of an SM have asked for, at most."""
-    return resident_blocks(kernel, shared) * kernel.max_threads * kernel.bytes_in_flight()
+    n_lanes = resident_blocks(kernel, gate.shared) * kernel.max_threads
+    return n_lanes * kernel.bytes_in_flight() * gate.useful
 
 
-LITTLE = {g.arch: g.little for g in GPUS}
-MMA_CYCLES = {g.arch: g.mma_cycles for g in GPUS}
+def short_of_bytes(kernel: SassKernel) -> float | None:
+    """Share of the bytes that keep DRAM busy, of a kernel that has not asked for so many, and should have."""
+    gate = gate_of(kernel)
+    if not gate or not gate.saturates:
+        return None
+    share = in_flight_per_sm(kernel, gate) / LITTLE[kernel.arch]
+    return share if share < 1 else None
+
+
+LITTLE = {g.arch: g.little for g in GATED}
+MMA_CYCLES = {g.arch: g.mma_cycles for g in GATED}
+WGMMA_GROUPS = 2
+"""Warpgroups of linear_sm90 that multiply: each has 64 tokens of its own, and all have the same rows."""
 
 
 def tensor_share(kernel: SassKernel) -> float:
@@ -114,13 +138,30 @@ def tensor_share(kernel: SassKernel) -> float:
     A quarter of an SM issues one instruction a clock, and has a quarter of 16 special functions and of 128
     bytes of shared memory a clock.
     """
+    if (loop := kernel.main_loop("HGMMA")) and kernel.arch == "90a":
+        return _wgmma_share(loop)
     loop = kernel.main_loop("HMMA")
     if not loop:
         return 0.0
-    products = kernel.count("HMMA", loop) * MMA_CYCLES.get(kernel.arch, 32.0)
+    products = kernel.count("HMMA", loop) * MMA_CYCLES[kernel.arch]
     special = kernel.count("MUFU", loop) * 8
     moved = sum(_shared_bytes(step.opcode) for step in loop if not step.dead)
     return min(1.0, products / max(len(loop), special, moved / 128 * 4))
+
+
+def _wgmma_share(loop: list[Step]) -> float:
+    """Of the rate of wgmma, in a turn of one warpgroup, which has a warp in each quarter of the SM.
+
+    Each product reads both operands from shared memory, where its share of the ring is written as well.
+    """
+    h100 = next(g for g in GATED if g.arch == "90a")
+    products = moved = 0.0
+    for step in loop:
+        if found := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)", step.opcode):
+            m, n, k = map(int, found.groups())
+            products += m * n * k / h100.fma
+            moved += 2 * k * (m + n) + 2 * k * (m + n / WGMMA_GROUPS)
+    return min(1.0, products / max(len(loop), moved / 128))
 
 
 def _shared_bytes(opcode: str) -> int:
@@ -134,6 +175,8 @@ def problems(kernel: SassKernel, gate: Gate) -> Iterator[str]:
     """What is wrong with the machine code, each a sentence."""
     if kernel.spills or kernel.stack or kernel.count("LDL") or kernel.count("STL"):
         yield f"uses local memory: {kernel.stack} bytes of stack, {kernel.spills} bytes of spills"
+    for warning in kernel.warnings:
+        yield f"has a warning: {warning}"
     for opcode in gate.needs:
         if not kernel.count(opcode):
             yield f"has no {opcode}"
@@ -142,9 +185,11 @@ def problems(kernel: SassKernel, gate: Gate) -> Iterator[str]:
     blocks = resident_blocks(kernel, gate.shared)
     if blocks < gate.blocks:
         yield f"fits {blocks} times on an SM, {gate.blocks} blocks were wanted"
-    if gate.saturates and kernel.arch in LITTLE:
-        asked, wanted = in_flight_per_sm(kernel, gate.shared), LITTLE[kernel.arch]
-        if asked < wanted:
+    if gate.saturates:
+        asked, wanted = in_flight_per_sm(kernel, gate), LITTLE[kernel.arch]
+        if asked < wanted * gate.short.get(kernel.arch, 1.0):
             yield f"asks for {asked / KB:.1f} KB at once on an SM, {wanted / KB:.1f} KB keep DRAM busy"
+        if asked >= wanted and kernel.arch in gate.short:
+            yield "asks for enough at once, its row says that it does not"
     if kernel.arch in gate.tensor and (share := tensor_share(kernel)) < gate.tensor[kernel.arch]:
         yield f"leaves tensor cores {share:.0%} of their rate, {gate.tensor[kernel.arch]:.0%} were wanted"

@@ -58,6 +58,11 @@ class Gpu:
         return 2.0 * self.fma * self.n_sms * self.clock
 
     @property
+    def sm_bandwidth(self) -> float:
+        """Bytes a second that one SM can get from L2: 64 a clock."""
+        return 64 * self.clock
+
+    @property
     def little(self) -> float:
         """Bytes that an SM must have asked for, so that DRAM is always busy."""
         return self.bandwidth * self.latency / self.n_sms
@@ -76,4 +81,8 @@ GPUS = [
     Gpu("H100 SXM", "90a", 132, 3.35e12, 1.83e9, 2048, 0.62, 50 * MB, 0.7e-6),
     Gpu("B200", "100", 148, 8.0e12, 1.85e9, 4096, 0.2, 126 * MB, 0.72e-6),
 ]
-"""Makers' figures, but for mma_share: what measured kernels reach without wgmma (H100) and tcgen05 (B200)."""
+"""Makers' figures, but for mma_share: what measured kernels reach without wgmma (H100) and tcgen05 (B200).
+Latency and gap are assumptions.
+"""
+GATED = [*GPUS, Gpu("RTX 3090", "86", 82, 0.936e12, 1.695e9, 256, 1.0, 6 * MB, 0.6e-6)]
+"""One of each architecture that there is code for: what the gates ask for is for it."""

@@ -49,6 +49,7 @@ class SassKernel:
     stack: int
     spills: int
     max_threads: int
+    warnings: list[str]  # of ptxas, about performance
     steps: list[Step] = field(repr=False)
 
     def count(self, prefix: str, steps: list[Step] | None = None) -> int:
@@ -150,25 +151,30 @@ ENTRY = re.compile(
     r"(\d+) bytes spill loads.*?Used (\d+) registers",
     re.S,
 )
+WARNING = re.compile(r"Potential Performance Loss: (.*?)\.?$", re.M)
+"""Of wgmma that is serialized and setmaxnreg that is ignored. Some name their function."""
+KEPT = ".2.json"
+"""Another number where what is kept of a kernel changes."""
 
 
 @cache
 def kernels(unit: Path) -> list[SassKernel]:
     """Every kernel of the unit on every architecture it is for."""
-    path = toolkit.cached(unit, "sass", ".json", lambda out: _disassemble(unit, out))
+    path = toolkit.cached(unit, "sass", KEPT, lambda out: _disassemble(unit, out))
     return [
         SassKernel(**{**k, "steps": [Step(*s) for s in k["steps"]]}) for k in json.loads(path.read_text())
     ]
 
 
 PLANTED = toolkit.ROOT / "tests/cuda/planted_sass.cu"
+PLANTED_SM90 = toolkit.ROOT / "tests/cuda/planted_sass_sm90.cu"
 
 
 @cache
 def all_units() -> dict[str, Future[list[SassKernel]]]:
     """The kernels of every unit, compiled beside what else runs."""
     pool = ThreadPoolExecutor(2)
-    return {unit.stem: pool.submit(kernels, unit) for unit in [*toolkit.units(), PLANTED]}
+    return {unit.stem: pool.submit(kernels, unit) for unit in [*toolkit.units(), PLANTED, PLANTED_SM90]}
 
 
 def _disassemble(unit: Path, out: Path) -> None:
@@ -191,26 +197,17 @@ def _disassemble(unit: Path, out: Path) -> None:
             stem = f"{folder}/{unit.stem}" + (f".compute_{ptx}" if len(codes) > 1 else "")
             text = Path(f"{stem}.ptx").read_text()
             for arch in arches:
-                # sm_86 has the instructions of sm_89, and the same code of the same PTX.
-                cubin = (
-                    f"{stem}.sm_{'89' if arch == '86' else arch}.cubin"
-                    if len(arches) > 1
-                    else f"{stem}.cubin"
-                )
-                found += _kernels(unit, arch, _listing(cubin), said, text, names)
+                cubin = f"{stem}.sm_{arch}.cubin" if len(arches) > 1 else f"{stem}.cubin"
+                listing = json.loads(toolkit.run([toolkit.tool("nvdisasm"), "-json", cubin]))[1]
+                found += _kernels(unit, arch, listing, said, text, names)
     out.write_text(json.dumps(found))
-
-
-@cache
-def _listing(cubin: str) -> list[Any]:
-    functions: list[Any] = json.loads(toolkit.run([toolkit.tool("nvdisasm"), "-json", cubin]))[1]
-    return functions
 
 
 def _kernels(
     unit: Path, arch: str, functions: list[Any], said: str, ptx: str, names: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
     used = {(m[1], m[2]): [int(m[i]) for i in range(3, 7)] for m in ENTRY.finditer(said)}
+    warnings = WARNING.findall(said)
     threads = dict(re.findall(r"\.entry (\w+)\([^{]*?\.maxntid (\d+)", ptx))
     for function in functions:
         symbol = function["function-name"]
@@ -221,7 +218,8 @@ def _kernels(
         ]
         yield {"symbol": symbol, "name": names.setdefault(symbol, short_name(symbol)), "arch": arch,
                "unit": unit.stem, "registers": registers, "stack": stack, "spills": stores + loads,
-               "max_threads": int(threads[symbol]), "steps": steps}  # fmt: skip
+               "max_threads": int(threads[symbol]), "steps": steps,
+               "warnings": [w for w in warnings if symbol in w or "function" not in w]}  # fmt: skip
 
 
 def short_name(symbol: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import toolkit
@@ -12,9 +14,14 @@ import toolkit
 sys.path.insert(0, str(toolkit.ROOT / "bench"))
 
 import cuda_model
+import cuda_shapes
+import models as files
+from attending import Attention, Case
 from gates import gate_named
 from gpus import GPUS, Gpu
 from sass import short_name
+from test_lowering import program
+from test_sample import sample
 
 
 def test_readme_shows_what_the_model_prints() -> None:
@@ -23,13 +30,26 @@ def test_readme_shows_what_the_model_prints() -> None:
     assert shown == cuda_model.tables(), "python bench/cuda_model.py --write"
 
 
-def test_matrices_over_30_mb_are_read_at_90_per_cent() -> None:
-    large = [(name, shares) for name, size, shares in cuda_model.rows_of_matrices() if size > 30]
-    assert len(large) > 8
-    for name, shares in large:
-        for gpu, share in zip(GPUS, shares, strict=True):
-            # Of a B200 two are out of reach: 1,024 warps of 2048 x 8192, and the head's last blocks.
-            assert share > (0.65 if gpu.name == "B200" else 0.9), (name, gpu.name)
+def test_large_matrices_are_read_at_90_per_cent() -> None:
+    """The goal for every GPU but a B200. Where that misses it the README names the matrix."""
+    for weights in cuda_model.TYPES:
+        large = [row for row in cuda_model.rows_of_matrices(weights) if row[1] > 30]
+        assert len(large) > 4
+        for name, _, shares in large:
+            for gpu, share in zip(GPUS, shares, strict=True):
+                assert share > 0.9 or gpu.name == "B200", (name, weights, gpu.name)
+    missed = cuda_model.misses()
+    assert {where.partition(",")[0] for where in missed} == {"B200"}
+    text = cuda_model.tables()
+    assert all(matrix in text for matrices in missed.values() for matrix in matrices)
+
+
+def test_kernels_short_of_bytes_are_stated() -> None:
+    """Of few tokens in 4 bits, 17 to 32 of them, on a B200."""
+    stated = cuda_model.short_kernels()
+    assert [s.partition(" (")[0] for s in stated] == [
+        f"`linear_skinny_kernel<2, 4, {norm}>` on sm_100" for norm in ("false", "true")
+    ]
 
 
 def test_bytes_of_the_models() -> None:
@@ -42,12 +62,39 @@ def test_bytes_of_the_models() -> None:
     ]
 
 
-def test_nothing_beats_the_bandwidth() -> None:
-    for shape in cuda_model.SHAPES:
-        for weights in cuda_model.TYPES:
-            for gpu in GPUS:
-                floor = cuda_model.step_bytes(shape, weights) / gpu.bandwidth
-                assert cuda_model.step_seconds(gpu, shape, weights) > floor / cuda_model.ATTAINABLE
+@pytest.mark.parametrize(
+    ("architecture", "shape"), [("llama", cuda_shapes.SHAPES[0]), ("qwen3", cuda_shapes.SHAPES[2])]
+)
+def test_launches_are_those_of_the_list(
+    tmp_path: Path, architecture: str, shape: cuda_shapes.Shape, fibers: Any
+) -> None:
+    launches: list[dict[str, Any]] = []
+    fibers.emulator.set_interpreter(launches.append)
+    sample(fibers, np.ones((1, 100), np.float32), [(1, 0, 0.9, 0, 1, 0.5)])
+    assert len(launches) == cuda_shapes.KERNELS["sample"]
+    made = program(files.write(tmp_path / "model.gguf", architecture=architecture)).lists["decode"]
+    kernels = [cuda_shapes.KERNELS.get(launch.op, 1) for launch in made]
+    # The first rotation bears the name of its layer.
+    of_a_layer = sum(n for n, launch in zip(kernels, made, strict=True) if launch.name.startswith("L01"))
+    assert of_a_layer == shape.layer_launches
+    assert sum(kernels) - files.LAYERS * of_a_layer == cuda_shapes.OTHER_LAUNCHES
+
+
+@pytest.mark.parametrize("n_sms", [1, 16, 108, 148])
+@pytest.mark.parametrize("shape", cuda_shapes.SHAPES, ids=lambda s: s.name)
+def test_splits_are_those_of_the_launcher(fibers: Any, shape: cuda_shapes.Shape, n_sms: int) -> None:
+    launches: list[dict[str, Any]] = []
+    heads = (shape.heads, shape.kv_heads)
+    attention = Attention(fibers, Case([(40, 1)], heads=heads, dim=shape.head_dim, spare=0))
+    attention.bounds["n_keys"] = cuda_shapes.MAX_KEYS
+    fibers.emulator.set_interpreter(launches.append)
+    fibers.emulator.configure(n_sms=n_sms)
+    attention.decode()
+    (launch,) = launches
+    # The emulated GPU is one of sm_80, which two blocks of 64 KB fit on.
+    assert launch["grid"] == (shape.kv_heads, cuda_model.attention_splits(shape.kv_heads, 2 * n_sms), 1)
+    gate = gate_named(short_name(launch["symbol"]))
+    assert gate and launch["shared_bytes"] == gate.shared
 
 
 @pytest.mark.parametrize("weights", cuda_model.TYPES)

@@ -9,7 +9,7 @@ import pytest
 
 import sass
 import toolkit
-from gates import TABLE, Gate, gate_of, problems, resident_blocks
+from gates import TABLE, Gate, gate_of, problems, resident_blocks, tensor_share
 from gpus import SMS
 from sass import SassKernel, Step, in_flight
 
@@ -60,7 +60,7 @@ def test_narrow_loads_are_caught(everything: dict[str, list[SassKernel]]) -> Non
 def test_loads_that_wait_for_one_another_are_caught(everything: dict[str, list[SassKernel]]) -> None:
     # 64 KB of shared memory leave one block to an SM with 100 KB and two or three to the others.
     gate = Gate("*", 255, 1, shared=64 * 1024, saturates=True)
-    assert sum(any("keep DRAM busy" in p for p in f) for f in planted(everything, "waiting", gate)) == 5
+    assert sum(any("keep DRAM busy" in p for p in f) for f in planted(everything, "waiting", gate)) == 6
 
 
 def test_loads_under_way_are_counted(everything: dict[str, list[SassKernel]]) -> None:
@@ -74,6 +74,17 @@ def test_starving_tensor_cores_are_caught(everything: dict[str, list[SassKernel]
     gate = Gate("*", 255, 1, tensor={"80": 0.5, "90a": 0.5})
     found = planted(everything, "starving", gate)
     assert sum(any("leaves tensor cores" in p for p in f) for f in found) == 2
+
+
+def test_warnings_of_ptxas_are_caught(everything: dict[str, list[SassKernel]]) -> None:
+    (kernel,) = everything[sass.PLANTED_SM90.stem]
+    warnings = [p for p in problems(kernel, Gate("*", 255, 1)) if p.startswith("has a warning")]
+    assert len(warnings) == 1 and "wgmma.mma_async instructions are serialized" in warnings[0]
+
+
+def test_ignored_register_counts_are_warnings() -> None:
+    said = "ptxas info    : (C7508) Potential Performance Loss: 'setmaxnreg' ignored; no count at entry.\n"
+    assert sass.WARNING.findall(said) == ["'setmaxnreg' ignored; no count at entry"]
 
 
 def test_registers_and_blocks_are_caught(everything: dict[str, list[SassKernel]]) -> None:
@@ -98,6 +109,18 @@ def test_peak_of_loads() -> None:
     late = Step("FADD", "R20,R13,R20", "")
     assert in_flight([*loads, use, late]) == 48
     assert in_flight([loads[0], use, loads[1], late]) == 32
+
+
+@pytest.mark.parametrize(
+    ("n", "share"),
+    # Cycles for products, and 128 bytes a clock of operands: 4 KB read for 64 rows, and 3 KB written.
+    [(64, 32 / (7 * 1024 / 128)), (256, 1.0)],
+)
+def test_shared_memory_holds_up_narrow_wgmma(n: int, share: float) -> None:
+    loop = [Step(f"HGMMA.64x{n}x16.F32.BF16", "R24,gdesc[UR8],R24", "")] * 4
+    branch = Step("BRA", "0x0", "P0")
+    kernel = SassKernel("", "", "90a", "", 168, 0, 0, 384, [], [*loop, branch])
+    assert tensor_share(kernel) == pytest.approx(share)
 
 
 @pytest.fixture(scope="module")
