@@ -154,7 +154,7 @@ LANNER_DEVICE void weigh_splits(float* shares, const Partials<D>& p, int first_b
       maximum[i] = -INFINITY, sum[i] = 0;
       if (split >= n_splits) continue;
       const Bytes16 stat = load16_volatile(p.stat(first_block + split, row));
-      maximum[i] = from_bits(stat.x), sum[i] = from_bits(stat.y);
+      maximum[i] = float_of(stat.x), sum[i] = float_of(stat.y);
     }
     float most = fmaxf(maximum[0], maximum[1]);
     LANNER_UNROLL for (int m = 1; m < kWarpSize; m *= 2) most = fmaxf(most, shuffle_xor(most, m));
@@ -184,8 +184,8 @@ LANNER_DEVICE void merge_splits(float (&x)[4], const float* shares, const Partia
     LANNER_UNROLL for (int i = 0; i < kAtOnce; i++) {
       if (first + i >= n_splits) break;
       const float share = shares[row * kShareStride + first + i];
-      x[0] += from_bits(o[i].x) * share, x[1] += from_bits(o[i].y) * share;
-      x[2] += from_bits(o[i].z) * share, x[3] += from_bits(o[i].w) * share;
+      x[0] += float_of(o[i].x) * share, x[1] += float_of(o[i].y) * share;
+      x[2] += float_of(o[i].z) * share, x[3] += float_of(o[i].w) * share;
     }
   }
 }

@@ -7,10 +7,10 @@
 #include <cmath>
 
 #include "cuda/attention.h"
+#include "cuda/rows.h"
 
 namespace lanner::cuda {
 
-inline constexpr float kLog2E = 1.4426950408889634f;
 // Stands for the maximum of no score: finite, so that what is not seen has exp2(-inf - maximum) = 0.
 inline constexpr float kNoMaximum = -1e30f;
 // The maximum of a row follows only when weights would exceed 2^8: bf16 and
@@ -108,7 +108,6 @@ LANNER_DEVICE void mask_scores(Scores<kKeys, kRowTiles>& s, const End& end, int 
   }
 }
 
-LANNER_DEVICE float from_bits(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 LANNER_DEVICE float maximum_of_quad(float x) {
   x = fmaxf(x, shuffle_xor(x, 1));
   return fmaxf(x, shuffle_xor(x, 2));

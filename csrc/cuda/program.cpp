@@ -86,6 +86,7 @@ void Program::check_step(const Step& s) const {
         s.n_tokens, " tokens, each of another sequence");
   check_token_ids("embed", s, vocab_size_);
   check_output_rows("gather_rows", s);
+  check_positions("add_positions", s, sizes_.n_positions);
   check_sequences("attention", s, limits_);
 }
 

@@ -22,7 +22,8 @@ inline constexpr int kMostRowsOfGraph = 32;
 
 struct StepSizes {
   int32_t max_tokens, max_seqs, max_outputs, max_pages, n_groups;
-  int32_t max_keys;  // of a sequence: graphs are made for so many
+  int32_t max_keys;     // of a sequence: graphs are made for so many
+  int32_t n_positions;  // of the shortest table of learned positions; max_keys and more: there is none
 };
 
 // Where the arrays of a step lie, in bytes from the first.

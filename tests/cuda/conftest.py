@@ -94,6 +94,20 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
+def made(tmp_path: Path) -> Callable[..., Any]:
+    """made(formats, ...): the decoder of a small model."""
+    import models
+    from lanner.checkpoint import open_checkpoint
+    from lanner.cuda.decoder import CudaDecoder
+
+    def make(formats: dict[str, str] | None = None, *, n_pages: int = 12, **options: Any) -> Any:
+        path = models.write(tmp_path / "model.gguf", formats, **options)
+        return CudaDecoder(open_checkpoint(path), context=32 * n_pages, max_memory=64 << 20)
+
+    return make
+
+
+@pytest.fixture
 def everywhere(cuda: Any, level: str) -> Callable[..., Any]:
     """everywhere(call, n_sms=...): what `call` returns, an array or a tuple, the same bits everywhere."""
 

@@ -1,4 +1,4 @@
-"""A llama in float64 on the weights that the GPU has, and the same with values rounded where it stores them.
+"""A llama, qwen or gemma in float64 on the weights of the GPU, and with values rounded where it stores them.
 
 How far the second is from the first says how far any program may be that keeps its values in bfloat16.
 """
@@ -27,6 +27,12 @@ def exactly(x: Array) -> Array:
     return x
 
 
+FUNCTIONS: dict[str, Round] = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))),
+}
+
+
 class Oracle:
     """The model of a decoder; what it holds comes out of the decoder's own list."""
 
@@ -34,6 +40,8 @@ class Oracle:
         self.config = decoder.config
         by_name: dict[str, Any] = {i.name: i for i in decoder.program.instructions}
         self.of = {name: i.args for name, i in by_name.items()}
+        tables = [i.args for i in decoder.program.instructions if i.op == "rope_table"]
+        self.inv_freqs = {id(args["out"].place): np.asarray(args["inv_freq"]) for args in tables}
         self._matrices: dict[int, Array] = {}
 
     def matrix(self, weight: DeviceWeight) -> Array:
@@ -46,6 +54,8 @@ class Oracle:
         """(len(ids), vocab_size)."""
         r = to_bf16 if rounded else exactly
         x = r(self.matrix(self.of["embed"]["weight"])[list(ids)])
+        if "embed.scale" in self.of:
+            x = r(x * self.of["embed.scale"]["factor"])
         for i in range(self.config.n_layers):
             x = self._mlp(i, self._attention(i, x, r), r)
         return self._linear(r(self._norm(x, "norm")), "head", exactly, r)
@@ -61,20 +71,28 @@ class Oracle:
                 self._rms(r(a), self.of[name][f"{part}_weight"], self.of[name]["eps"])
                 for a, part in ((q, "q"), (k, "k"))
             )
-        inv_freq = np.asarray(self.of["L00.rope"]["inv_freq"])
+        inv_freq = self.inv_freqs[id(self.of[f"L{i:02d}.attn.rope"]["table"].place)]
         q, k, v = (r(a) for a in (rotated(q, inv_freq), rotated(k, inv_freq), v))
         group = c.n_heads // c.n_kv_heads
         k, v = k.repeat(group, axis=1), v.repeat(group, axis=1)
         scores = np.einsum("ihd,jhd->hij", q, k) * c.scale
-        scores += np.where(np.tri(n, dtype=bool), 0, -np.inf)
+        seen = np.tri(n, dtype=bool) & ~np.tri(n, k=-(c.windows[i] or n), dtype=bool)
+        scores += np.where(seen, 0, -np.inf)
         p = np.exp(scores - scores.max(axis=2, keepdims=True))
         mixed = np.einsum("hij,jhd->ihd", r(p), v) / p.sum(axis=2).T[:, :, None]
-        return r(x + self._linear(r(mixed.reshape(n, -1)), f"L{i:02d}.attn.o", exactly, r))
+        h = self._linear(r(mixed.reshape(n, -1)), f"L{i:02d}.attn.o", exactly, r)
+        return self._added(x, h, f"L{i:02d}.attn.post_norm", r)
 
     def _mlp(self, i: int, x: Array, r: Round) -> Array:
         h = self._linear(r(self._norm(x, f"L{i:02d}.ffn.norm")), f"L{i:02d}.ffn.gate_up", exactly, r)
         gate, up = np.split(h, 2, axis=1)
-        return r(x + self._linear(r(gate / (1 + np.exp(-gate)) * up), f"L{i:02d}.ffn.down", exactly, r))
+        function = FUNCTIONS[self.of[f"L{i:02d}.ffn.gate_up"]["function"]]
+        h = self._linear(r(function(gate) * up), f"L{i:02d}.ffn.down", exactly, r)
+        return self._added(x, h, f"L{i:02d}.ffn.post_norm", r)
+
+    def _added(self, x: Array, h: Array, norm: str, r: Round) -> Array:
+        """x + h, or x + norm(h) in models that have such a norm."""
+        return r(x + r(self._norm(r(h), norm))) if norm in self.of else r(x + h)
 
     def _linear(self, x: Array, name: str, end: Round, r: Round) -> Array:
         args = self.of[name]

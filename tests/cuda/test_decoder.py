@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,69 +12,14 @@ import pytest
 
 import lanner
 import models as files
+from decoding import IDS, PAGES, check_ids, check_logits, run
 from lanner.checkpoint import open_checkpoint
 from lanner.cuda.decoder import CudaDecoder
 from lanner.decoder import Decoder
 from on_device import ON_DEVICE
 from oracle import Oracle, size
 
-GREEDY = (0.0, 0, 1.0, 0.0, 1.0, 0.0)
-IDS = np.random.default_rng(3).integers(0, files.VOCAB, 200).tolist()
-PAGES = [[9, 2, 5, 0], [1, 8, 3, 11], [10, 4, 7, 6]]
-"""Of three sequences, scattered over the cache."""
-
-
 pytestmark = pytest.mark.usefixtures("gpu")
-
-
-Chunk = tuple[int, Sequence[int], Sequence[int]]
-"""The first position of a sequence's tokens in a step, these tokens, and the pages of the sequence."""
-
-
-def run(decoder: Any, *chunks: Chunk) -> tuple[np.ndarray, list[int]]:
-    """Logits and ids of the last token of every chunk of a step."""
-    step, views, n = decoder.step, decoder.step.memoryviews(), 0
-    for s, (start, ids, pages) in enumerate(chunks):
-        views["seq_starts"][s] = n
-        for i, id in enumerate(ids):
-            views["token_ids"][n + i], views["positions"][n + i], views["token_seqs"][n + i] = (
-                id,
-                start + i,
-                s,
-            )
-        n += len(ids)
-        views["kv_lens"][s], views["output_rows"][s] = start + len(ids), n - 1
-        for i, page in enumerate(pages):
-            views["block_tables"][s, i] = page
-        for i, value in enumerate(GREEDY):
-            views["sampling"][s, i] = value
-    views["seq_starts"][len(chunks)] = n
-    step.n_tokens, step.n_seqs, step.n_outputs = n, len(chunks), len(chunks)
-    assert decoder.run()
-    return decoder.logits(len(chunks)).copy(), decoder.sampled(len(chunks))
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Callable[..., CudaDecoder]:
-    """made(formats, ...): the decoder of a small model."""
-
-    def make(formats: dict[str, str] | None = None, *, n_pages: int = 12, **options: Any) -> CudaDecoder:
-        path = files.write(tmp_path / "model.gguf", formats, **options)
-        return CudaDecoder(open_checkpoint(path), context=32 * n_pages, max_memory=64 << 20)
-
-    return make
-
-
-def check_logits(got: np.ndarray, oracle: Oracle, ids: Sequence[int]) -> None:
-    """The last row of ids is no further from float64 than three times what bfloat16 costs there."""
-    exact, rounded = (oracle.logits(ids, rounded=r)[-1] for r in (False, True))
-    cost = size(rounded - exact)
-    assert 0 < size(got - exact) <= 3 * cost
-    assert np.abs(got - exact).max() <= 15 * cost
-
-
-def check_ids(logits: np.ndarray, ids: Sequence[int]) -> None:
-    assert list(ids) == logits.argmax(axis=1).tolist()
 
 
 MODELS = {
@@ -131,6 +77,10 @@ def test_an_h100_has_a_matmul_of_its_own(made: Callable[..., CudaDecoder], gpu: 
     run(decoder, (0, IDS[:70], PAGES[0]))
     gpu.emulator.set_interpreter(None)
     assert sum("linear_sm90" in k for k in kernels) == 4 * files.LAYERS
+    gpu.emulator.configure(checks=True, sm_version=80)
+    q, kv = files.HEADS * files.HEAD_DIM, files.KV_HEADS * files.HEAD_DIM
+    values_of_layer = files.HIDDEN * (q + 2 * kv + q + 3 * files.FFN)
+    assert decoder.weight_bytes - made().weight_bytes == 2 * files.LAYERS * values_of_layer
 
 
 def test_a_batch_of_several_lengths(made: Callable[..., CudaDecoder]) -> None:
@@ -224,8 +174,36 @@ def test_memory_and_what_does_not_fit(made: Callable[..., CudaDecoder], tmp_path
     assert decoder.n_params > 0 and set(decoder.formats) == {"f16", "f32"}
     with pytest.raises(lanner.OutOfMemoryBudget, match="more than the max_memory of 1 MB"):
         CudaDecoder(open_checkpoint(tmp_path / "model.gguf"), max_memory=1 << 20)
+    with pytest.raises(lanner.DeviceError, match="interpret: a program of a GPU"):
+        decoder.program.interpret(decoder.step)
     with pytest.raises(ValueError, match="kv_dtype is 'q8', wanted 'bf16'"):
         CudaDecoder(open_checkpoint(tmp_path / "model.gguf"), kv_dtype="q8")
+
+
+def test_a_context_that_fits_is_named(made: Callable[..., CudaDecoder], tmp_path: Path) -> None:
+    """One sequence of the context that a model was trained for may be more than the GPU has."""
+    whole = made(n_pages=files.CONTEXT // 32)
+    page_bytes = whole._caches.n_bytes // whole.page_groups[0].n_pages
+    most = whole.weight_bytes + whole.program.arena_bytes + 5 * page_bytes + 100
+    checkpoint = open_checkpoint(tmp_path / "model.gguf")
+    with pytest.raises(lanner.OutOfMemoryBudget, match=r"load with a context of at most 160$"):
+        CudaDecoder(checkpoint, max_memory=most)
+    assert CudaDecoder(checkpoint, context=160, max_memory=most).page_groups[0].n_pages >= 5
+    with pytest.raises(lanner.OutOfMemoryBudget, match="no context would fit"):
+        CudaDecoder(checkpoint, max_memory=1 << 20)
+
+
+def test_positions_that_no_table_has_are_refused(made: Callable[..., CudaDecoder], gpu: Any) -> None:
+    decoder = made()
+    run(decoder, (0, IDS[:11], PAGES[0]))
+    step, group = decoder.step, decoder.page_groups[0]
+    names = ("max_tokens", "max_seqs", "max_outputs", "max_pages", "n_groups")
+    for n_positions in (10, 11):
+        sizes = {name: getattr(step, name) for name in names} | {"max_keys": 384, "n_positions": n_positions}
+        program = gpu.Program(sizes, step.memoryviews(), files.VOCAB, [(group.n_pages, 0)])
+        refused = pytest.raises(ValueError, match="position 10 of token 10 is outside the table of 10")
+        with refused if n_positions == 10 else nullcontext():
+            program.run(11, 1, 1)
 
 
 def test_cancelled_steps_do_not_begin(made: Callable[..., CudaDecoder]) -> None:

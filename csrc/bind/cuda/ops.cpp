@@ -79,6 +79,7 @@ void bind_ops(py::module_& m) {
       },
       py::arg("bounds"), "(bytes, counters) that attention_decode needs.");
   m.attr("SAMPLE_SCRATCH_BYTES") = sizeof(SampleScratch);  // for each row
+  m.attr("SOFTMAX_PARTS") = kSoftmaxParts;                 // of a row, each a maximum and a sum
 }
 
 }  // namespace lanner::cuda

@@ -113,7 +113,7 @@ void bind_program(py::module_& m) {
              const auto size = [&](const char* name) { return sizes[name].cast<int32_t>(); };
              return std::make_unique<PyProgram>(
                  StepSizes{size("max_tokens"), size("max_seqs"), size("max_outputs"), size("max_pages"),
-                           size("n_groups"), size("max_keys")},
+                           size("n_groups"), size("max_keys"), size("n_positions")},
                  arrays, vocab_size, groups);
            }),
            py::arg("sizes"), py::arg("arrays"), py::arg("vocab_size"), py::arg("groups"),
@@ -165,6 +165,7 @@ void bind_program(py::module_& m) {
           py::arg("array"), py::arg("to"), py::arg("from_"), py::arg("n_bytes"))
       .def("launches", &names, py::arg("steps"), "(name, operation) in order.")
       .def_property_readonly("n_graphs", [](const PyProgram& p) { return p.program.n_graphs(); });
+  m.attr("GRAPH_ROWS") = kMostRowsOfGraph;
 }
 
 }  // namespace lanner::cuda

@@ -19,7 +19,6 @@ Array = npt.NDArray[Any]
 
 FLOAT32 = 0
 LINEAR_LOGITS = 1
-SOFTMAX_PARTS = 64  # csrc/cuda/softmax.h
 
 
 class Device:
@@ -69,7 +68,7 @@ def softmax(x: Array, *, logarithm: bool) -> Array:
     """Of the rows (rows, n)."""
     n_rows, cols = x.shape
     d = Device(n_rows)
-    out, parts = d.new(4 * x.size), d.new(4 * n_rows * SOFTMAX_PARTS * 2)
+    out, parts = d.new(4 * x.size), d.new(4 * n_rows * d.library.SOFTMAX_PARTS * 2)
     types = {"x_type": FLOAT32, "out_type": FLOAT32}
     d.run("softmax", x=d.put(x), out=out, parts=parts, **types, cols=cols, logarithm=logarithm)
     return d.floats(out, x.shape)

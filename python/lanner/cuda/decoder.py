@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lanner import _core, models
 from lanner._outputs import OutputRows
@@ -13,8 +14,8 @@ from lanner.builder import Builder
 from lanner.config import DecoderConfig
 from lanner.cuda.kv_cache import make_caches, page_bytes
 from lanner.cuda.library import library
-from lanner.cuda.program import USED_SHARE, CudaProgram
-from lanner.cuda.weights import DeviceWeight, DeviceWeights, weight_bytes
+from lanner.cuda.program import CudaProgram
+from lanner.cuda.weights import DeviceWeights
 from lanner.decoder import MAX_OUTPUTS, MAX_SEQS, checked_context, checked_quantize
 from lanner.kv_cache import CacheShape, PageGroup
 from lanner.program import weight_bytes_per_token
@@ -26,6 +27,9 @@ CHUNK_TOKENS = 2048
 """Tokens of the largest step: rows enough for every multiprocessor, and who waits, waits for one step."""
 
 KV_TYPE = "bf16"
+
+USED_SHARE = 0.9
+"""Of the free device memory, what a model may take."""
 
 
 class CudaDecoder(OutputRows):
@@ -45,7 +49,7 @@ class CudaDecoder(OutputRows):
         UnsupportedModelError: an architecture, format or option of the file that has no kernel here.
         ModelFileError: a file that contradicts itself.
         ValueError: a context beyond the model's, an unknown kv_dtype or quantize.
-        OutOfMemoryBudget: `max_memory` or the GPU is too small.
+        OutOfMemoryBudget: `max_memory` or the GPU is too small; the message says which context would fit.
     """
 
     device = "cuda"
@@ -82,7 +86,7 @@ class CudaDecoder(OutputRows):
         self._is_cancelled = False
         self._build(device, module, loaded, max_memory)
 
-    def _build(self, device: object, module: object, loaded: object, max_memory: int | None) -> None:
+    def _build(self, device: Any, module: object, loaded: object, max_memory: int | None) -> None:
         c = self.config
         max_tokens = min(CHUNK_TOKENS, self.context)
         max_outputs = min(MAX_OUTPUTS, MAX_SEQS, max_tokens)
@@ -92,7 +96,14 @@ class CudaDecoder(OutputRows):
         self._logits = module.build(builder, c, loaded)  # type: ignore[attr-defined]
         self._sampled = builder.sample(self._logits)
         self.program = CudaProgram(  # type: ignore[assignment]
-            builder, self._logits, self._sampled, c.n_kv_heads, c.head_dim, max_tokens, max_outputs
+            builder,
+            self._logits,
+            self._sampled,
+            c.n_kv_heads,
+            c.head_dim,
+            max_tokens,
+            max_outputs,
+            device.GRAPH_ROWS,
         )
         self._groups = shape.page_groups(self._cache_bytes(device, shape, max_memory), MAX_SEQS)
         self._caches.allocate(device, self._groups)
@@ -101,10 +112,10 @@ class CudaDecoder(OutputRows):
         limits = [(group.n_pages, group.window) for group in self._groups]
         self.program.place(device, self._caches, self.step, self.context, limits)  # type: ignore[attr-defined]
 
-    def _cache_bytes(self, device: object, shape: CacheShape, max_memory: int | None) -> int:
+    def _cache_bytes(self, device: Any, shape: CacheShape, max_memory: int | None) -> int:
         """What the cache may take. Raises OutOfMemoryBudget where one sequence has no room."""
-        others = self.weight_bytes + self.program.arena_bytes  # type: ignore[attr-defined]
-        free = int(device.free_bytes() * USED_SHARE)  # type: ignore[attr-defined]
+        others: int = self.weight_bytes + self.program.arena_bytes  # type: ignore[attr-defined]
+        free = int(device.free_bytes() * USED_SHARE)
         room = (free if max_memory is None else min(max_memory, free)) - others
         if room < shape.sequence_bytes:
             raise _core.OutOfMemoryBudget(
@@ -112,8 +123,11 @@ class CudaDecoder(OutputRows):
                 f"positions {shape.sequence_bytes / 1e6:.0f} MB, more than the "
                 + (f"{free / 1e6:.0f} MB that the GPU has free" if max_memory is None or free < max_memory
                    else f"max_memory of {max_memory / 1e6:.0f} MB")
+                + f"; {shorter_context(shape, room)}"
             )  # fmt: skip
-        return int(room)
+        # Copies of weights may take half of what other sequences would have.
+        most = (room - shape.sequence_bytes) // 2
+        return room - int(self.program.keep_plain(device, most))  # type: ignore[attr-defined]
 
     def wait(self) -> None:
         """For weights that are on their way: none are."""
@@ -154,10 +168,22 @@ class CudaDecoder(OutputRows):
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights in device memory."""
-        weights = [i.args.get("weight") for i in self.program.instructions]
-        return weight_bytes([w for w in weights if isinstance(w, DeviceWeight)])
+        return self.program.weight_bytes  # type: ignore[attr-defined,no-any-return]
 
     @property
     def weight_bytes_per_token(self) -> int:
         """Bytes of weights that one decode step reads."""
         return weight_bytes_per_token(self.program.instructions)
+
+
+def shorter_context(shape: CacheShape, n_bytes: int) -> str:
+    """What to do where a sequence does not fit into n_bytes."""
+    page = _core.PAGE_POSITIONS
+    contexts = range(page, shape.context, page)
+
+    def sequence_bytes(context: int) -> int:
+        chunk = min(shape.chunk, context)
+        return CacheShape(shape.windows, shape.page_bytes, context, chunk).sequence_bytes
+
+    n_fit = bisect_right(contexts, n_bytes, key=sequence_bytes)
+    return f"load with a context of at most {contexts[n_fit - 1]}" if n_fit else "no context would fit"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lanner._core import DeviceError
 from lanner.cuda.arena import lay_out, places_of
 from lanner.cuda.kv_cache import DeviceCaches
 from lanner.cuda.lowering import Lowering
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
     from lanner.builder import Builder, Instruction
     from lanner.phases import Value
 
-GRAPH_ROWS = 32
-"""The most rows of a decode step that is recorded as a graph; csrc/cuda/program.h has it too."""
-
-USED_SHARE = 0.9
-"""Of the free device memory, what a model may take."""
-
-BUCKETS = (1, 2, 4, 8, 16, 32)
-"""Rows that graphs are recorded for."""
-
 
 class CudaProgram:
     """The lists of a model, and their memory once `place` has taken it.
@@ -39,6 +31,9 @@ class CudaProgram:
         logits, sampled: the values that are read after a step.
         n_kv_heads, head_dim: of a layer.
         max_tokens, max_outputs: the largest step.
+        graph_rows: the most rows of a decode step, which is recorded as a graph.
+
+    Raises UnsupportedModelError where an operation has no kernel, or none for the sizes of the model.
     """
 
     def __init__(
@@ -50,6 +45,7 @@ class CudaProgram:
         head_dim: int,
         max_tokens: int,
         max_outputs: int,
+        graph_rows: int,
     ) -> None:
         self.instructions: list[Instruction] = builder.instructions
         self.kept = logits, sampled
@@ -58,13 +54,14 @@ class CudaProgram:
         places = {place for made in self.lists.values() for i in made for place in places_of(i.args)}
         self._widths = {place: self._width(place, low) for place in places}
         self._apart = {value.place for value in self.kept}
-        most = {"decode": min(GRAPH_ROWS, max_tokens), "other": max_tokens}
+        most = {"decode": min(graph_rows, max_tokens), "other": max_tokens}
         self._layouts = {
             name: lay_out(made, self._widths, {"tokens": most[name], "outputs": max_outputs}, self._apart)
             for name, made in self.lists.items()
         }
         self._kept_bytes = {v.place: v.cols * self._widths[v.place] * max_outputs for v in self.kept}
-        self._max_outputs = max_outputs
+        self._max_outputs, self._graph_rows = max_outputs, graph_rows
+        self._plain: set[Matrix] = set()
         self._held: dict[Any, Any] = {}  # what is in device memory, by what it is
         self._rows: npt.NDArray[np.float32] | None = None
         self._n_read = 0
@@ -81,7 +78,33 @@ class CudaProgram:
         """Bytes of all values."""
         return max(n_bytes for _, n_bytes in self._layouts.values()) + sum(self._kept_bytes.values())
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights, those that are there in a second order counted twice."""
+        weights = [i.args.get("weight") for i in self.instructions]
+        packed: int = weight_bytes([w for w in weights if isinstance(w, DeviceWeight)])
+        plain: int = sum(matrix.weight.nbytes for matrix in self._plain)
+        return packed + plain
+
     # --- memory ---------------------------------------------------------------------------------------------
+    def keep_plain(self, library: Any, most: int) -> int:
+        """Lets an H100 have weights in row-major order too, for its matmul of many rows, in `most` bytes.
+
+        Returns what they take: 0 on other GPUs and where not all have room.
+        """
+        if library.device_info()["sm_version"] != 90:
+            return 0
+        plain = {
+            i.args["weight"]
+            for i in self.lists["other"]
+            if i.op == "linear" and "out" in i.args and i.args["weight"].weight.type == "bf16"
+        }
+        n_bytes: int = sum(matrix.weight.nbytes for matrix in plain)
+        if n_bytes > most:
+            return 0
+        self._plain = plain
+        return n_bytes
+
     def place(
         self,
         library: Any,
@@ -99,18 +122,18 @@ class CudaProgram:
             "max_pages": step.max_pages,
             "n_groups": step.n_groups,
             "max_keys": max_keys,
+            "n_positions": self._n_positions(max_keys),
         }
         self._library, self._step = library, step
         self.core = library.Program(sizes, step.memoryviews(), embed.args["weight"].shape[0], list(groups))
         self._fields = [self.core.step_fields(group) for group in range(step.n_groups)]
         self._arena = library.DeviceArray(max(n_bytes for _, n_bytes in self._layouts.values()))
         self._kept = {place: library.DeviceArray(n_bytes) for place, n_bytes in self._kept_bytes.items()}
-        plain = self._plain_weights()
         for steps, made in self.lists.items():
             for launch in made:
                 args = self._resolved(launch.args, steps)
-                if steps == "other" and launch.op == "linear" and launch.args["weight"] in plain:
-                    args["plain"] = self._plain(*launch.args["weight"])
+                if steps == "other" and launch.op == "linear" and launch.args["weight"] in self._plain:
+                    args["plain"] = self._row_major(*launch.args["weight"])
                 if launch.op == "attention_decode":
                     args |= self._workspace(args, step, max_keys)
                 if launch.op == "sample":
@@ -118,21 +141,13 @@ class CudaProgram:
                 self.core.add(steps, launch.op, launch.name, args)
         self.core.set_ids(self._kept[self.kept[1].place], 0)
 
-    def _plain_weights(self) -> set[Matrix]:
-        """Those that an H100 has in row-major order too, for its matmul of many rows, if all have room."""
-        if self._library.device_info()["sm_version"] != 90:
-            return set()
-        launches = [i for made in self.lists.values() for i in made]
-        all_of = [m.weight for i in launches if isinstance(m := i.args.get("weight"), Matrix)]
-        plain = {
-            i.args["weight"]
-            for i in self.lists["other"]
-            if i.op == "linear" and "out" in i.args and i.args["weight"].weight.type == "bf16"
-        }
-        n_bytes = weight_bytes(all_of) + sum(m.weight.nbytes for m in plain)
-        return plain if n_bytes < self._library.free_bytes() * USED_SHARE else set()
+    def _n_positions(self, max_keys: int) -> int:
+        """Positions that tables of learned ones have; where there is none, those of a sequence."""
+        tables = [i.args for i in self.instructions if i.op == "add_positions"]
+        sizes = [np.asarray(a["table"]).size // a["out"].cols - a["offset"] for a in tables]
+        return min(sizes, default=max_keys)
 
-    def _plain(self, weight: DeviceWeight, order: Order) -> Any:
+    def _row_major(self, weight: DeviceWeight, order: Order) -> Any:
         return self._hold(("plain", id(weight), order), lambda: upload_plain(self._library, weight, order))
 
     def _resolved(self, args: dict[str, Any], steps: str) -> dict[str, Any]:
@@ -170,7 +185,8 @@ class CudaProgram:
 
     def _workspace(self, args: dict[str, Any], step: _core.Step, max_keys: int) -> dict[str, Any]:
         """What blocks of a split attention leave for the last; one layer after the other uses it."""
-        buckets = [b for b in BUCKETS if b < 2 * step.max_seqs]
+        most = min(self._graph_rows, 2 * step.max_seqs - 1)
+        buckets = [1 << i for i in range(most.bit_length())]
         bounds = [{"n_tokens": b, "n_seqs": b, "n_outputs": b, "n_keys": max_keys} for b in buckets]
         needs = [self._library.attention_workspace(b, **args) for b in bounds]
         n_bytes, n_counters = (max(1, *column) for column in zip(*needs, strict=True))
@@ -217,8 +233,12 @@ class CudaProgram:
         ids: list[int] = self.core.ids[:n_rows]
         return ids
 
-    def dump(self) -> str:
-        """A line for every launch of both lists."""
+    def interpret(self, step: object) -> None:
+        """No program of a GPU runs in Python: DeviceError."""
+        raise DeviceError("interpret: a program of a GPU does not run in Python; load with device='cpu'")
+
+    def dump(self, step: object = None) -> str:
+        """A line for every launch of both lists; they are the same for every step."""
         lines = []
         for steps, made in self.lists.items():
             lines += [f"-- {steps}", *(describe(launch) for launch in made)]
