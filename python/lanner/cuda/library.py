@@ -13,9 +13,10 @@ from typing import Any
 from lanner._core import DeviceError
 
 BUILT_WITHOUT = (
-    "lanner was built without CUDA: nvcc was not found. Where the CUDA toolkit is installed, or "
-    "pip install 'cuda-toolkit[nvcc,cudart,cccl]==13.0.*' has put it into the environment, "
-    "pip install lanner --no-binary lanner builds it with CUDA"
+    "lanner was built without CUDA: there was no nvcc, or the build was told to leave it out, as make demo "
+    "and make test do. Where nvcc is (the CUDA toolkit, or pip install "
+    "'cuda-toolkit[nvcc,cudart,cccl]==13.0.*' in the environment), pip install . in the source folder builds "
+    "it with CUDA"
 )
 
 
