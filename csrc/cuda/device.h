@@ -1,4 +1,4 @@
-// What kernels may use of a GPU: about thirty small functions, and nothing else.
+// What kernels may use of a GPU: about fifty small functions, and nothing else.
 //
 // Kernels are written once. nvcc gives each function the PTX of ptx/device.h; with LANNER_CUDA_EMULATED any
 // other compiler gives it the emulation of emulator/device.h, in which a thread of the GPU is a fiber of the

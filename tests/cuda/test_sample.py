@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from cases import SAMPLE, SampleCase
-from reference_sample import sampling_weights
+from reference_sample import LAST, check_any_row, sampling_weights
 from values import call, put, room, rows
 
-LAST = 1 - 2.0**-24
-"""The largest float32 below 1: a generator of 24 bits ends there."""
 SCRATCH = 512 * 4 + 512 * 8 + 3 * 1280 * 4
 CUDA_CASES = [
     # More candidates than fit in shared memory, and a vocabulary of today.
@@ -121,42 +119,7 @@ def test_any_row(cuda, level, seed):
     """Ties, forbidden ids, sorted rows, every combination of settings."""
     if level == "ptx" and seed not in (1, 3):
         pytest.skip("two rows are enough for the compiler")
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(1, 5000))
-    x = rng.standard_normal(n) * np.exp(1.5 * rng.standard_normal())
-    match seed % 6:
-        case 1:
-            x = np.round(2 * x) / 2
-        case 2:
-            x[:] = 1.5
-        case 3:
-            x[rng.random(n) < 0.4] = -np.inf
-        case 4:
-            x[rng.random(n) < 0.2] = np.nan
-        case 5:
-            x.sort()
-    x[rng.integers(n)] = 1.5
-    logits = x.astype(np.float32)
-    for _ in range(4):
-        how = (
-            float(np.float32(np.exp(rng.standard_normal()))),
-            float(rng.choice([0, 0, rng.integers(1, 50), rng.integers(1, n + 1)])),
-            float(rng.choice([1, np.float32(rng.random())])),
-            float(rng.choice([0, 0, np.float32(rng.random() ** 3)])),
-            float(rng.choice([1, 1, np.float32(rng.random())])),
-        )
-        # Where a little more or less of a setting changes nothing, rounding does not either.
-        nudged = [tuple(h * (1 + d) if 0 < h < 1 else h for h in how[2:]) for d in (-1e-5, 1e-5)]
-        ids, p = sampling_weights(logits, *how)
-        if any(not np.array_equal(sampling_weights(logits, *how[:2], *rest)[0], ids) for rest in nudged):
-            continue
-        uniforms = rng.random(6).astype(np.float32)
-        drawn = sample(cuda, logits, [(*how, u) for u in (*uniforms, 0.0, LAST)])
-        assert np.isin(drawn, ids).all(), how
-        edges = np.cumsum(p)
-        low = ids[np.minimum(np.searchsorted(edges, uniforms - 1e-5, side="right"), len(ids) - 1)]
-        high = ids[np.minimum(np.searchsorted(edges, uniforms + 1e-5, side="right"), len(ids) - 1)]
-        assert ((low <= drawn[:6]) & (drawn[:6] <= high)).all(), how
+    check_any_row(lambda logits, hows: sample(cuda, logits, hows), seed, 5000, 4, 6)
 
 
 def survivors(cuda, logits, settings, n_uniforms=16):

@@ -9,10 +9,7 @@ from harness import fewer, outputs, poisoned, rows_step
 
 from cases import SAMPLE, SampleCase
 from lanner import _core
-from reference_sample import sampling_weights
-
-LAST = 1 - 2.0**-24
-"""The largest float32 below 1: a generator of 24 bits ends there."""
+from reference_sample import LAST, check_any_row, sampling_weights
 
 
 def sample(logits: np.ndarray, how: Sequence[tuple[float, ...]]) -> np.ndarray:
@@ -151,42 +148,7 @@ def test_every_survivor_can_be_drawn(case: SampleCase) -> None:
 @pytest.mark.parametrize("seed", range(fewer(80)))
 def test_any_row(seed: int) -> None:
     """Ties, forbidden ids, sorted rows, every combination of settings."""
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(1, 6000))
-    x = rng.standard_normal(n) * np.exp(1.5 * rng.standard_normal())
-    match seed % 6:
-        case 1:
-            x = np.round(2 * x) / 2
-        case 2:
-            x[:] = 1.5
-        case 3:
-            x[rng.random(n) < 0.4] = -np.inf
-        case 4:
-            x[rng.random(n) < 0.2] = np.nan
-        case 5:
-            x.sort()
-    x[rng.integers(n)] = 1.5
-    logits = x.astype(np.float32)
-    for _ in range(6):
-        how = (
-            float(np.float32(np.exp(rng.standard_normal()))),
-            float(rng.choice([0, 0, rng.integers(1, 50), rng.integers(1, n + 1)])),
-            float(rng.choice([1, np.float32(rng.random())])),
-            float(rng.choice([0, 0, np.float32(rng.random() ** 3)])),
-            float(rng.choice([1, 1, np.float32(rng.random())])),
-        )
-        # Where a little more or less of a setting changes nothing, rounding does not either.
-        nudged = [tuple(h * (1 + d) if 0 < h < 1 else h for h in how[2:]) for d in (-1e-5, 1e-5)]
-        ids, p = sampling_weights(logits, *how)
-        if any(not np.array_equal(sampling_weights(logits, *how[:2], *rest)[0], ids) for rest in nudged):
-            continue
-        uniforms = rng.random(20).astype(np.float32)
-        drawn = sample(logits, [(*how, u) for u in (*uniforms, 0.0, LAST)])
-        assert np.isin(drawn, ids).all(), how
-        edges = np.cumsum(p)
-        low = ids[np.minimum(np.searchsorted(edges, uniforms - 1e-5, side="right"), len(ids) - 1)]
-        high = ids[np.minimum(np.searchsorted(edges, uniforms + 1e-5, side="right"), len(ids) - 1)]
-        assert ((low <= drawn[:20]) & (drawn[:20] <= high)).all(), how
+    check_any_row(sample, seed, 6000, 6, 20)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
