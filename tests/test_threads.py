@@ -44,10 +44,22 @@ def test_a_quiet_machine_keeps_all_threads(n_threads: int) -> None:
 
 def test_a_single_pause_costs_no_thread() -> None:
     machine = Machine(2)
-    for pause_s in (0.005, 0.012):
+    for pause_s in (0.005, 0.012, 0.036):
         machine.run(0.2, lost=0.01)
         machine.step(lost=pause_s / (pause_s + STEP_S), wall_s=pause_s + STEP_S)
         assert set(machine.run(0.2, lost=0.01)) == {2}
+
+
+def test_a_first_step_for_which_nobody_woke_up_costs_no_thread() -> None:
+    machine = Machine(2)
+    machine.step(n_absent=1, wall_s=0.04)
+    assert set(machine.run(0.2, lost=0.01)) == {2}
+
+
+def test_a_long_step_that_lost_half_costs_a_thread() -> None:
+    machine = Machine(2)
+    machine.step(lost=0.5, wall_s=0.5)
+    assert machine.step() == 1
 
 
 @pytest.mark.parametrize("n_threads", [2, 3, 4, 8])

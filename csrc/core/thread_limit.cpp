@@ -11,8 +11,12 @@ namespace lanner {
 
 namespace {
 
-// Long enough that a single pause of a few milliseconds, as every machine has them, costs no thread.
+// A handful of steps that wait for a thread which shares its processor, 3 to 4 ms in turns.
 constexpr double kWindow_s = 0.04;
+
+// The longest pause that is forgiven, once a window: a time slice of the hypervisor. A thread that is on
+// trial is forgiven none.
+constexpr double kPause_s = 0.04, kTrial_s = 3 * kWindow_s;
 
 // One more thread is tried after the first of these, and when it was in vain after twice the time, up to the
 // last: a try costs about half a window, so a hopeless one 2 % of the time.
@@ -37,7 +41,7 @@ int ThreadLimit::most(int n_threads, double now_s) {
   if (most_ < n_threads && now_s >= retry_at_s_) {
     ++most_;
     raised_at_s_ = now_s, retry_at_s_ = now_s + retry_in_s_;
-    wall_s_ = lost_s_ = 0;
+    restart();
   }
   return std::min(n_threads, most_);
 }
@@ -47,19 +51,23 @@ void ThreadLimit::note(const StepTimes& step, double now_s) {
   if (step.n_wanted > most_) return;
   wall_s_ += step.wall_s;
   // A thread that did not come cost little, but brought nothing either.
-  lost_s_ += step.lost_s + step.wall_s * (step.n_wanted - step.n_came) / step.n_wanted;
-  if (lost_s_ > most_lost(step.n_wanted) * std::max(wall_s_, kWindow_s))
+  const double lost_s = step.lost_s + step.wall_s * (step.n_wanted - step.n_came) / step.n_wanted;
+  lost_s_ += lost_s, worst_s_ = std::max(worst_s_, lost_s);
+  const double forgiven_s = now_s - raised_at_s_ > kTrial_s ? std::min(worst_s_, kPause_s) : 0;
+  if (lost_s_ - forgiven_s > most_lost(step.n_wanted) * std::max(wall_s_, kWindow_s))
     lower(step.n_wanted - 1, now_s);
   else if (wall_s_ > kWindow_s)
-    wall_s_ /= 2, lost_s_ /= 2;
+    wall_s_ /= 2, lost_s_ /= 2, worst_s_ /= 2;
 }
 
+void ThreadLimit::restart() { wall_s_ = lost_s_ = worst_s_ = 0; }
+
 void ThreadLimit::lower(int n_threads, double now_s) {
-  const bool was_in_vain = retry_in_s_ > 0 && now_s - raised_at_s_ < std::max(retry_in_s_, 3 * kWindow_s);
+  const bool was_in_vain = retry_in_s_ > 0 && now_s - raised_at_s_ < std::max(retry_in_s_, kTrial_s);
   retry_in_s_ = was_in_vain ? std::min(2 * retry_in_s_, kLastRetry_s) : kFirstRetry_s;
   retry_at_s_ = now_s + retry_in_s_;
   most_ = n_threads;
-  wall_s_ = lost_s_ = 0;
+  restart();
 }
 
 }  // namespace lanner

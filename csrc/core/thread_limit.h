@@ -2,7 +2,8 @@
 //
 // Threads that work in step wait for the slowest, and one that shares its processor with a busy stranger is
 // away for milliseconds at a time. Fewer threads that all run are then faster, so the limit goes down by one
-// where waiting costs more than a thread brings, and from time to time one more is tried again.
+// where waiting costs more than a thread brings, and from time to time one more is tried again. One long
+// pause is no such sign: a hypervisor takes a processor away for 10 to 40 ms, on quiet machines too.
 #pragma once
 
 #include <limits>
@@ -25,11 +26,13 @@ class ThreadLimit {
   void note(const StepTimes& step, double now_s);
 
  private:
+  void restart();
   void lower(int n_threads, double now_s);
 
   std::mutex mutex_;
   int most_ = std::numeric_limits<int>::max();
   double wall_s_ = 0, lost_s_ = 0;  // of late, with `most_` threads
+  double worst_s_ = 0;              // the largest part of lost_s_ that one step has lost
   double raised_at_s_ = 0, retry_at_s_ = 0, retry_in_s_ = 0;
 };
 
