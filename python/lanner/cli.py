@@ -93,6 +93,10 @@ def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _opened(args: argparse.Namespace) -> Iterator[Model]:
+    if args.device == "cuda" and catalog.find(args.model):
+        from lanner.cuda.library import library
+
+        library().device_info()  # a GPU that is missing is told of before a model is pulled for it
     path = _path(args.model)
     import lanner
 
