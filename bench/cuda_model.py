@@ -30,6 +30,7 @@ from cuda_shapes import (  # noqa: E402
     Shape,
     matrix_bytes,
     step_bytes,
+    title_of,
 )
 from gpus import GPUS, Gpu  # noqa: E402
 
@@ -214,7 +215,7 @@ def short_kernels() -> list[str]:
     units = ("linear_skinny", "attention_decode")
     kernels = (k for unit in units for k in sass.kernels(ROOT / f"csrc/cuda/{unit}.cuh"))
     shares = [(k, gates.short_of_bytes(k)) for k in kernels]
-    return [f"`{k.name}` on sm_{k.arch} ({s:.0%} of them)" for k, s in shares if s is not None]
+    return [f"{title_of(k.name)} on sm_{k.arch} ({s:.0%} of them)" for k, s in shares if s is not None]
 
 
 def _missed() -> str:
@@ -249,15 +250,16 @@ def tables() -> str:
                 row.append(f"{1 / seconds:.0f} ({floor / seconds:.0%})")
             steps.append(row)
     products = [_product_row(p) for p in PRODUCTS]
-    little = ["KB in flight on an SM, of KB wanted"]
+    little = ["KB in flight on an SM (KB that keep DRAM busy)"]
     for gpu in GPUS:
         code = kernel("linear_skinny", skinny_name("bf16", False), gpu.arch)
         asked = gates.in_flight_per_sm(code, gate(code)) / 1024
-        little.append(f"{asked:.0f} of {gpu.little / 1024:.0f}")
+        little.append(f"{asked:.0f} ({gpu.little / 1024:.0f})")
     return f"""**Predicted, not measured: no GPU was at hand.** `python bench/cuda_model.py` computes these
 tables from the machine code of the kernels and the makers' figures.
 
-Decoding, tokens per second of one sequence behind {CONTEXT} tokens, and the share of what bandwidth allows:
+Decoding, tokens per second of one sequence behind {CONTEXT} tokens, and the share of what bandwidth allows.
+A row has all matrices in one type; of a Q4_K_M file about a third of the bytes are 8 bits on the GPU:
 
 {_table(["model, weights", "GB a step", *names], steps)}
 Its matrices in bf16, share of the DRAM bandwidth (at most {ATTAINABLE:.0%} can be had):
@@ -265,8 +267,9 @@ Its matrices in bf16, share of the DRAM bandwidth (at most {ATTAINABLE:.0%} can 
 {_table(["matrix", "MB", *names], [*matrices, [little[0], "", *little[1:]]])}
 {_missed()}
 Prompts, the most of the tensor cores' rate that the main loop leaves (mma.sync reaches 62 % of it on an H100
-and 20 % on a B200; the operands of wgmma keep shared memory as busy as the tensor cores), and
-in brackets what others have measured of kernels of the same kind:
+and 20 % on a B200; the operands of wgmma keep shared memory as busy as the tensor cores). In brackets what
+others have published of kernels of the same kind: FlashAttention-2 for attention on A100 and H100, fast.cu
+for wgmma, learn-cuda for the rest:
 
 {_table(["kernel", *names], products)}"""
 

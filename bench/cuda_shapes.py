@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 CONTEXT = 1024
@@ -69,3 +70,13 @@ def matrix_bytes(n: int, k: int, weights: str) -> int:
 def step_bytes(shape: Shape, weights: str) -> int:
     layer = sum(matrix_bytes(n, k, weights) for n, k in shape.matrices.values())
     return shape.layers * layer + matrix_bytes(shape.vocab, shape.d, weights) + shape.kv_bytes
+
+
+def title_of(kernel: str) -> str:
+    """A kernel as a reader knows it: of linear_skinny its type, its tokens and whether a norm is in it."""
+    found = re.match(r"linear_skinny_kernel<(\d), (\d), (\w+)>", kernel)
+    if not found:
+        return f"`{kernel}`"
+    weights, most = list(TYPES)[int(found[1])], 8 * int(found[2])
+    least = most // 2 + 1 if most > 8 else 1
+    return f"the {weights} matmul of {least} to {most} tokens{' with a norm' * (found[3] == 'true')}"

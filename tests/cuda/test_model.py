@@ -48,7 +48,7 @@ def test_kernels_short_of_bytes_are_stated() -> None:
     """Of few tokens in 4 bits, 17 to 32 of them, on a B200."""
     stated = cuda_model.short_kernels()
     assert [s.partition(" (")[0] for s in stated] == [
-        f"`linear_skinny_kernel<2, 4, {norm}>` on sm_100" for norm in ("false", "true")
+        f"the int4 matmul of 17 to 32 tokens{norm} on sm_100" for norm in ("", " with a norm")
     ]
 
 
