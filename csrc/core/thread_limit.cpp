@@ -11,11 +11,11 @@ namespace lanner {
 
 namespace {
 
-// A handful of steps that wait for a thread which shares its processor, 3 to 4 ms in turns.
+// Several turns of a thread that shares its processor, which last 3 to 4 ms each.
 constexpr double kWindow_s = 0.04;
 
-// The longest pause that is forgiven, once a window: a time slice of the hypervisor. A thread that is on
-// trial is forgiven none.
+// The most by which one step may stand out from the others of late and be forgiven: a hypervisor's time slice
+// is no longer. Who is on trial is forgiven nothing, for as long as it takes to see what it brings.
 constexpr double kPause_s = 0.04, kTrial_s = 3 * kWindow_s;
 
 // One more thread is tried after the first of these, and when it was in vain after twice the time, up to the
@@ -52,15 +52,17 @@ void ThreadLimit::note(const StepTimes& step, double now_s) {
   wall_s_ += step.wall_s;
   // A thread that did not come cost little, but brought nothing either.
   const double lost_s = step.lost_s + step.wall_s * (step.n_wanted - step.n_came) / step.n_wanted;
-  lost_s_ += lost_s, worst_s_ = std::max(worst_s_, lost_s);
-  const double forgiven_s = now_s - raised_at_s_ > kTrial_s ? std::min(worst_s_, kPause_s) : 0;
+  lost_s_ += lost_s;
+  second_s_ = std::clamp(lost_s, second_s_, worst_s_), worst_s_ = std::max(worst_s_, lost_s);
+  const bool is_on_trial = now_s - step.wall_s - raised_at_s_ <= kTrial_s;
+  const double forgiven_s = is_on_trial ? 0 : std::min(worst_s_ - second_s_, kPause_s);
   if (lost_s_ - forgiven_s > most_lost(step.n_wanted) * std::max(wall_s_, kWindow_s))
     lower(step.n_wanted - 1, now_s);
   else if (wall_s_ > kWindow_s)
-    wall_s_ /= 2, lost_s_ /= 2, worst_s_ /= 2;
+    wall_s_ /= 2, lost_s_ /= 2, worst_s_ /= 2, second_s_ /= 2;
 }
 
-void ThreadLimit::restart() { wall_s_ = lost_s_ = worst_s_ = 0; }
+void ThreadLimit::restart() { wall_s_ = lost_s_ = worst_s_ = second_s_ = 0; }
 
 void ThreadLimit::lower(int n_threads, double now_s) {
   const bool was_in_vain = retry_in_s_ > 0 && now_s - raised_at_s_ < std::max(retry_in_s_, kTrial_s);

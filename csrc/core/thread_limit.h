@@ -31,8 +31,8 @@ class ThreadLimit {
 
   std::mutex mutex_;
   int most_ = std::numeric_limits<int>::max();
-  double wall_s_ = 0, lost_s_ = 0;  // of late, with `most_` threads
-  double worst_s_ = 0;              // the largest part of lost_s_ that one step has lost
+  double wall_s_ = 0, lost_s_ = 0;     // of late, with `most_` threads
+  double worst_s_ = 0, second_s_ = 0;  // the two largest parts of lost_s_ that a step has lost
   double raised_at_s_ = 0, retry_at_s_ = 0, retry_in_s_ = 0;
 };
 
