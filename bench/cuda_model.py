@@ -250,21 +250,21 @@ def tables() -> str:
                 row.append(f"{1 / seconds:.0f} ({floor / seconds:.0%})")
             steps.append(row)
     products = [_product_row(p) for p in PRODUCTS]
-    little = ["KB in flight on an SM (KB that keep DRAM busy)"]
+    in_flight = ["KB in flight on an SM (KB that keep DRAM busy)", ""]
     for gpu in GPUS:
         code = kernel("linear_skinny", skinny_name("bf16", False), gpu.arch)
         asked = gates.in_flight_per_sm(code, gate(code)) / 1024
-        little.append(f"{asked:.0f} ({gpu.little / 1024:.0f})")
+        in_flight.append(f"{asked:.0f} ({gpu.little / 1024:.0f})")
     return f"""**Predicted, not measured: no GPU was at hand.** `python bench/cuda_model.py` computes these
 tables from the machine code of the kernels and the makers' figures.
 
 Decoding, tokens per second of one sequence behind {CONTEXT} tokens, and the share of what bandwidth allows.
-A row has all matrices in one type; of a Q4_K_M file about a third of the bytes are 8 bits on the GPU:
+A row has all matrices in one type; of a Q4_K_M file a third (8B) to a half (0.6B) of the bytes are 8 bits:
 
 {_table(["model, weights", "GB a step", *names], steps)}
-Its matrices in bf16, share of the DRAM bandwidth (at most {ATTAINABLE:.0%} can be had):
+The matrices of these models in bf16, share of the DRAM bandwidth (at most {ATTAINABLE:.0%} can be had):
 
-{_table(["matrix", "MB", *names], [*matrices, [little[0], "", *little[1:]]])}
+{_table(["matrix", "MB", *names], [*matrices, in_flight])}
 {_missed()}
 Prompts, the most of the tensor cores' rate that the main loop leaves (mma.sync reaches 62 % of it on an H100
 and 20 % on a B200; the operands of wgmma keep shared memory as busy as the tensor cores). In brackets what

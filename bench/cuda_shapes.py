@@ -79,4 +79,5 @@ def title_of(kernel: str) -> str:
         return f"`{kernel}`"
     weights, most = list(TYPES)[int(found[1])], 8 * int(found[2])
     least = most // 2 + 1 if most > 8 else 1
-    return f"the {weights} matmul of {least} to {most} tokens{' with a norm' * (found[3] == 'true')}"
+    norm = " with a norm" if found[3] == "true" else ""
+    return f"the {weights} matmul of {least} to {most} tokens{norm}"

@@ -241,18 +241,6 @@ def test_first_use_pulls_and_names_source_and_licence(model, tmp_path, monkeypat
     assert capfd.readouterr() == (f"{path}\n", "")
 
 
-def test_nothing_is_pulled_for_a_gpu_that_is_missing(tmp_path, monkeypatch, capfd):
-    for name, value in toy.environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(catalog, "MODELS", (toy.toy_entry(),))
-    monkeypatch.setenv("LANNER_CUDA_LIBRARY", str(tmp_path / "none.so"))
-    assert cli.main(["run", "toy", "hi", "--device", "cuda"]) == 1
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.startswith("lanner run: LANNER_CUDA_LIBRARY is ")
-    assert not (tmp_path / "cache/models").exists()
-
-
 def test_list(model, capsys):
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out

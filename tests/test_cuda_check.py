@@ -1,4 +1,4 @@
-"""make cuda-check on a machine without a GPU."""
+"""What make cuda-check and the command line say on a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import wheelhouse as toy
+from lanner import catalog, cli
 
 SCRIPT = Path(__file__).parents[1] / "bench/cuda_check.py"
 
@@ -28,3 +31,17 @@ def test_without_a_gpu_it_says_so(arguments: list[str]) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "cuda-check: no NVIDIA driver was found: its library libcuda.so.1 is missing\n"
+
+
+def test_nothing_is_pulled_for_a_gpu_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in toy.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(catalog, "MODELS", (toy.toy_entry(),))
+    monkeypatch.setenv("LANNER_CUDA_LIBRARY", str(tmp_path / "none.so"))
+    assert cli.main(["run", "toy", "hi", "--device", "cuda"]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("lanner run: LANNER_CUDA_LIBRARY is ")
+    assert not (tmp_path / "cache/models").exists()
