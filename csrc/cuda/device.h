@@ -139,6 +139,10 @@ LANNER_DEVICE void load_matrices_transposed(uint32_t (&r)[2], const void* row);
 //   d: [g][c], [g][c+1], [g+8][c], [g+8][c+1]
 LANNER_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
+// d += a b of signed bytes, (16, 8) += (16, 32) (32, 8), with d as above and c = 4 (lane % 4):
+//   a: [g][c..c+3], [g+8][c..c+3], [g][c+16..c+19], [g+8][c+16..c+19]   b: [c..c+3][g], [c+16..c+19][g]
+LANNER_DEVICE void mma_int8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+
 }  // namespace lanner::cuda
 
 #ifdef __CUDACC__

@@ -25,6 +25,10 @@ int main() {
   print_fragment("mma_a", Mma::ALayout{});
   print_fragment("mma_b", Mma::BLayout{});
   print_fragment("mma_d", Mma::CLayout{});
+  using MmaInt8 = MMA_Traits<SM80_16x8x32_S32S8S8S32_TN>;
+  print_fragment("mma_int8_a", MmaInt8::ALayout{});
+  print_fragment("mma_int8_b", MmaInt8::BLayout{});
+  print_fragment("mma_int8_d", MmaInt8::CLayout{});
   print_fragment("wgmma_d",
                  MMA_Traits<SM90_64x256x16_F32BF16BF16_SS<GMMA::Major::K, GMMA::Major::K>>::CLayout{});
   // A tile of 64 columns with the swizzle of 128 bytes.

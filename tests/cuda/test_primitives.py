@@ -58,10 +58,21 @@ def rows_and_columns(name: str) -> tuple[np.ndarray, np.ndarray]:
         return np.hstack([g, g, g + 8, g + 8] * 2), np.hstack([c + low, c + low, c + 8 + low, c + 8 + low])
     if name == "mma_b":  # of b as (n, k)
         return np.hstack([g] * 4), np.hstack([c + low, c + 8 + low])
+    four = 2 * c + np.arange(4)
+    if name == "mma_int8_a":
+        return np.hstack([g] * 4 + [g + 8] * 4 + [g] * 4 + [g + 8] * 4), np.hstack(
+            [four] * 2 + [four + 16] * 2
+        )
+    if name == "mma_int8_b":
+        return np.hstack([g] * 8), np.hstack([four, four + 16])
     return np.hstack([g, g, g + 8, g + 8]), np.hstack([c + low, c + low])
 
 
-@pytest.mark.parametrize(("name", "n_rows"), [("mma_a", 16), ("mma_b", 8), ("mma_d", 16)])
+FRAGMENTS = [("mma_a", 16), ("mma_b", 8), ("mma_d", 16)]
+FRAGMENTS += [("mma_int8_a", 16), ("mma_int8_b", 8), ("mma_int8_d", 16)]
+
+
+@pytest.mark.parametrize(("name", "n_rows"), FRAGMENTS)
 def test_fragments_are_those_of_cute(name: str, n_rows: int) -> None:
     rows, columns = rows_and_columns(name)
     np.testing.assert_array_equal((rows + n_rows * columns).ravel(), cute()[name])
@@ -120,3 +131,17 @@ def test_mma() -> None:
     result[rows_and_columns("mma_d")] = out
     # 17 terms of about 1, each sum rounded to float32
     np.testing.assert_allclose(result, wanted, rtol=0, atol=17 * 2.0**-24 * np.abs(wanted).max() * 4)
+
+
+def test_mma_int8() -> None:
+    a, b = (RNG.integers(-128, 128, (n, 32)).astype(np.int8) for n in (16, 8))
+    a[:2], b[:2] = -128, -128  # the largest sum that there is
+    d = RNG.integers(-(2**31), 2**31, (16, 8)).astype(np.int32)
+    registers = [
+        m[rows_and_columns(n)].copy().view(np.uint32) for n, m in (("mma_int8_a", a), ("mma_int8_b", b))
+    ]
+    out = planted().mma_int8(*registers, d[rows_and_columns("mma_int8_d")])
+    result = np.empty((16, 8), np.int32)
+    result[rows_and_columns("mma_int8_d")] = out
+    # Sums wrap around.
+    np.testing.assert_array_equal(result, (d + a.astype(np.int64) @ b.astype(np.int64).T).astype(np.int32))

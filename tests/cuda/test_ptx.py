@@ -128,6 +128,20 @@ def test_product_of_matrices(module: Module, k: int, transposed: bool) -> None:
     np.testing.assert_array_equal(out, wide(a) @ wide(b).T)
 
 
+def test_product_of_bytes(module: Module) -> None:
+    a, b = (RNG.integers(-128, 128, (n, 32)).astype(np.int8) for n in (16, 8))
+    d = RNG.integers(-(2**31), 2**31, (16, 8)).astype(np.int32)
+    g, c = np.arange(32)[:, None] // 4, np.arange(32)[:, None] % 4
+    four = 4 * c + np.arange(4)
+    of_a = np.hstack([a[g + 8 * (i % 2), four + 16 * (i // 2)] for i in range(4)])
+    of_b = np.hstack([b[g, four], b[g, four + 16]])
+    rows, columns = np.hstack([g, g, g + 8, g + 8]), np.hstack([2 * c, 2 * c + 1] * 2)
+    sums = aligned(d[rows, columns])
+    run(module, "bytes", 1, 32, 0, "QQQ", *(aligned(f.copy().view(np.uint32)) for f in (of_a, of_b)), sums)
+    wanted = (d + 2 * (a.astype(np.int64) @ b.astype(np.int64).T)).astype(np.int32)
+    np.testing.assert_array_equal(sums, wanted[rows, columns])
+
+
 def test_last_block_sees_what_all_wrote(module: Module) -> None:
     x = aligned(RNG.integers(-50, 50, 30000).astype(np.float32))
     partial, out = aligned(np.full(150, np.nan, np.float32)), aligned(np.full(1, np.nan, np.float32))

@@ -41,6 +41,7 @@ void copy_async_wait(int n_groups);
 
 Bytes16 load_matrices(const void* row, int n_matrices, bool transposed);
 Float4 mma_bf16(Float4 d, Bytes16 a, Bytes8 b);
+Bytes16 mma_int8(Bytes16 d, Bytes16 a, Bytes8 b);
 }  // namespace emulated
 
 // --- where a thread is -------------------------------------------------------------------------------
@@ -184,6 +185,13 @@ LANNER_DEVICE void load_matrices_transposed(uint32_t (&r)[2], const void* row) {
 LANNER_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   const Float4 v = emulated::mma_bf16({d[0], d[1], d[2], d[3]}, {a[0], a[1], a[2], a[3]}, {b[0], b[1]});
   d[0] = v.x, d[1] = v.y, d[2] = v.z, d[3] = v.w;
+}
+LANNER_DEVICE void mma_int8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const auto bits = [&d](int i) { return static_cast<uint32_t>(d[i]); };
+  const Bytes16 v =
+      emulated::mma_int8({bits(0), bits(1), bits(2), bits(3)}, {a[0], a[1], a[2], a[3]}, {b[0], b[1]});
+  const uint32_t sums[4] = {v.x, v.y, v.z, v.w};
+  for (int i = 0; i < 4; ++i) d[i] = static_cast<int32_t>(sums[i]);
 }
 
 }  // namespace lanner::cuda

@@ -215,6 +215,37 @@ void multiply_lanes(void* const* lanes) {
   }
 }
 constexpr Collective kMma = {"mma_bf16", multiply_lanes};
+
+struct MmaInt8 {
+  Bytes16 d, a;
+  Bytes8 b;
+};
+void multiply_byte_lanes(void* const* lanes) {
+  int8_t a[16][32], b[8][32];
+  uint32_t d[16][8];
+  for (int l = 0; l < kWarpSize; ++l) {
+    const MmaInt8& mine = *static_cast<MmaInt8*>(lanes[l]);
+    const int g = l / 4, c = l % 4;
+    const auto put = [](uint32_t bytes, int8_t* to) { std::memcpy(to, &bytes, 4); };
+    put(mine.a.x, &a[g][4 * c]), put(mine.a.y, &a[g + 8][4 * c]);
+    put(mine.a.z, &a[g][4 * c + 16]), put(mine.a.w, &a[g + 8][4 * c + 16]);
+    put(mine.b.x, &b[g][4 * c]), put(mine.b.y, &b[g][4 * c + 16]);
+    d[g][2 * c] = mine.d.x, d[g][2 * c + 1] = mine.d.y;
+    d[g + 8][2 * c] = mine.d.z, d[g + 8][2 * c + 1] = mine.d.w;
+  }
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 8; ++j) {
+      int32_t sum = 0;
+      for (int k = 0; k < 32; ++k) sum += a[i][k] * b[j][k];
+      d[i][j] += static_cast<uint32_t>(sum);
+    }
+  }
+  for (int l = 0; l < kWarpSize; ++l) {
+    const int g = l / 4, c = 2 * (l % 4);
+    static_cast<MmaInt8*>(lanes[l])->d = {d[g][c], d[g][c + 1], d[g + 8][c], d[g + 8][c + 1]};
+  }
+}
+constexpr Collective kMmaInt8 = {"mma_int8", multiply_byte_lanes};
 }  // namespace
 
 Bytes16 load_matrices(const void* row, int n_matrices, bool transposed) {
@@ -228,6 +259,12 @@ Bytes16 load_matrices(const void* row, int n_matrices, bool transposed) {
 Float4 mma_bf16(Float4 d, Bytes16 a, Bytes8 b) {
   Mma mine = {d, a, b};
   meet(kMma, &mine, LANNER_SITE);
+  return mine.d;
+}
+
+Bytes16 mma_int8(Bytes16 d, Bytes16 a, Bytes8 b) {
+  MmaInt8 mine = {d, a, b};
+  meet(kMmaInt8, &mine, LANNER_SITE);
   return mine.d;
 }
 

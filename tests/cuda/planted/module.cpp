@@ -101,6 +101,11 @@ PYBIND11_MODULE(_cuda_planted, m) {
     run_mma(x.as<uint32_t>(), y.as<uint32_t>(), z.as<float>());
     return z.to_host<float>({32, 4});
   });
+  m.def("mma_int8", [](const Array<uint32_t>& a, const Array<uint32_t>& b, const Array<int32_t>& d) {
+    const OnDevice x(a), y(b), z(d);
+    run_mma_int8(x.as<uint32_t>(), y.as<uint32_t>(), z.as<int32_t>());
+    return z.to_host<int32_t>({32, 4});
+  });
   m.def("load_tile", [](const Array<uint16_t>& matrix, int box_rows, int row, int column) {
     const OnDevice x(matrix), out(128 * static_cast<size_t>(box_rows));
     run_load_tile(x.as<bf16>(), out.as<bf16>(), static_cast<int>(matrix.shape(0)),

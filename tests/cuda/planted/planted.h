@@ -57,6 +57,7 @@ void planted_wgmma(WgmmaVariant variant, const GemmArgs& args);
 // One warp, or warpgroup, does one thing.
 void run_load_matrices(const bf16* rows, uint32_t* out, int n_matrices, bool transposed);
 void run_mma(const uint32_t* a, const uint32_t* b, float* d);
+void run_mma_int8(const uint32_t* a, const uint32_t* b, int32_t* d);
 void run_load_tile(const bf16* matrix, bf16* shared, int rows, int columns, int box_rows, int row,
                    int column);
 

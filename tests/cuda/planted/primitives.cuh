@@ -31,6 +31,16 @@ LANNER_KERNEL(32, 1) mma_kernel(const uint32_t* a, const uint32_t* b, float* d) 
   for (int i = 0; i < 4; ++i) d[4 * lane + i] = z[i];
 }
 
+LANNER_KERNEL(32, 1) mma_int8_kernel(const uint32_t* a, const uint32_t* b, int32_t* d) {
+  const int lane = lane_index();
+  uint32_t x[4], y[2];
+  int32_t z[4];
+  for (int i = 0; i < 4; ++i) x[i] = a[4 * lane + i], z[i] = d[4 * lane + i];
+  for (int i = 0; i < 2; ++i) y[i] = b[2 * lane + i];
+  mma_int8(z, x, y);
+  for (int i = 0; i < 4; ++i) d[4 * lane + i] = z[i];
+}
+
 LANNER_KERNEL(32, 1)
 load_tile_kernel(LANNER_GRID_CONSTANT const TensorMap map, bf16* out, int box_rows, int row, int column) {
   bf16* tile = shared_memory<bf16>();
@@ -51,6 +61,9 @@ void run_load_matrices(const bf16* rows, uint32_t* out, int n_matrices, bool tra
 }
 void run_mma(const uint32_t* a, const uint32_t* b, float* d) {
   launch(mma_kernel, {{1}, 32, 0}, nullptr, a, b, d);
+}
+void run_mma_int8(const uint32_t* a, const uint32_t* b, int32_t* d) {
+  launch(mma_int8_kernel, {{1}, 32, 0}, nullptr, a, b, d);
 }
 void run_load_tile(const bf16* matrix, bf16* out, int rows, int columns, int box_rows, int row, int column) {
   launch(load_tile_kernel, {{1}, 32, static_cast<size_t>(box_rows * 128 + 8)}, nullptr,

@@ -110,6 +110,24 @@ LANNER_KERNEL(32, 1) product_kernel(ProductArgs args) {
   out[0] = d[0], out[1] = d[1], out[64] = d[2], out[65] = d[3];
 }
 
+struct ByteArgs {
+  const uint32_t* a;  // fragments of the lanes
+  const uint32_t* b;
+  int32_t* d;
+};
+
+// d += a b of bytes, twice.
+LANNER_KERNEL(32, 1) bytes_kernel(ByteArgs args) {
+  const int l = thread_index();
+  uint32_t a[4], b[2];
+  int32_t d[4];
+  for (int i = 0; i < 4; ++i) a[i] = args.a[4 * l + i], d[i] = args.d[4 * l + i];
+  for (int i = 0; i < 2; ++i) b[i] = args.b[2 * l + i];
+  mma_int8(d, a, b);
+  mma_int8(d, a, b);
+  for (int i = 0; i < 4; ++i) args.d[4 * l + i] = d[i];
+}
+
 struct SumArgs {
   const float* x;
   float* partial;  // (blocks)

@@ -192,6 +192,8 @@ def _load_matrices(inst: Instruction, symbols: Any) -> Run:
 
 
 def _multiply(inst: Instruction, symbols: Any) -> Run:
+    if inst.opcode[3:] == ("m16n8k32", "row", "col", "s32", "s8", "s8", "s32"):
+        return _multiply_bytes(inst, symbols)
     if inst.opcode[3:] != ("m16n8k16", "row", "col", "f32", "bf16", "bf16", "f32"):
         raise PtxError(f"opcode {'.'.join(inst.opcode)} is not known")
     out, a, b, c = (list(o.items) if isinstance(o, Vector) else [] for o in inst.operands)
@@ -206,6 +208,30 @@ def _multiply(inst: Instruction, symbols: Any) -> Run:
             m.write(register, values, group)  # type: ignore[arg-type]
 
     return run
+
+
+def _multiply_bytes(inst: Instruction, symbols: Any) -> Run:
+    """Lane l = 4 g + t of a warp has a: [g + 8 (i % 2)][4 t + 16 (i / 2) + 0..3], b: [4 t + 16 i + 0..3][g],
+    c and d: [g + 8 (i / 2)][2 t + i % 2]. Products of 32 bytes are exact in float32.
+    """
+    out, a, b, c = (list(o.items) if isinstance(o, Vector) else [] for o in inst.operands)
+    sources = [[source(o, np.uint32, symbols) for o in part] for part in (a, b, c)]
+
+    def run(m: Machine, group: Group | None) -> None:
+        bits_a, bits_b, bits_c = ([active(m, s(m), group) for s in part] for part in sources)
+        rows = _bytes(bits_a).reshape(-1, 8, 4, 2, 2, 4).transpose(0, 4, 1, 3, 2, 5).reshape(-1, 16, 32)
+        columns = _bytes(bits_b).reshape(-1, 8, 4, 2, 4).transpose(0, 1, 3, 2, 4).reshape(-1, 8, 32)
+        product = (rows @ columns.transpose(0, 2, 1)).astype(np.int32).reshape(-1, 2, 8, 4, 2)
+        for i, (register, sums) in enumerate(zip(out, bits_c, strict=True)):
+            part = np.ascontiguousarray(product[:, i // 2, :, :, i % 2]).reshape(-1)
+            m.write(register, sums + part.view(np.uint32), group)  # type: ignore[arg-type]
+
+    return run
+
+
+def _bytes(bits: list[Array]) -> Array:
+    """Signed bytes of the registers, lane by lane, as float32."""
+    return np.stack(bits, axis=1).view(np.int8).astype(np.float32)
 
 
 def _unpacked(m: Machine, sources: list[Any], group: Group | None, unpack: Any) -> Array:
