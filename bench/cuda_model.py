@@ -10,133 +10,27 @@ what the main loop costs in issue slots; the rest are makers' figures (tests/cud
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests/cuda"))
-
-import gates  # noqa: E402
-import sass  # noqa: E402
-from cuda_shapes import (  # noqa: E402
-    CONTEXT,
-    MAX_KEYS,
-    OTHER_LAUNCHES,
-    SHAPES,
-    TYPES,
-    UNIT_BYTES,
-    Shape,
-    matrix_bytes,
-    step_bytes,
-    title_of,
+from cuda_decode import (
+    ATTAINABLE,
+    ROOT,
+    gate,
+    gates,
+    kernel,
+    sass,
+    skinny_kernel,
+    skinny_limits,
+    skinny_share,
+    step_seconds,
 )
-from gpus import GPUS, Gpu  # noqa: E402
+from cuda_shapes import CONTEXT, SHAPES, TYPES, matrix_bytes, step_bytes, title_of
+from gpus import GPUS, Gpu
 
 BEGIN, END = "<!-- cuda predictions: begin -->\n", "<!-- cuda predictions: end -->\n"
-ATTAINABLE = 0.947
-"""Of the maker's bandwidth: 955 of 1,008 GB/s, the most that kernels which only read reach on an RTX 4090."""
-ACCESSES = {"alone": 3, "merged": 7}
-"""Of a block of attention one behind the other: length, page, keys; then fence, ticket, statistics, sums."""
 TARGET, TARGET_BYTES = 0.9, 30e6
 """Share of the bandwidth that decoding is to reach, and from which size of a matrix on."""
-
-TILES = {"bf16": 1, "int8": 1, "int4": 2}
-ENOUGH_WARPS = 1400
-"""Tiles that a warp of linear_skinny sums side by side, and warps from which on none share a tile."""
-
-
-def kernel(unit: str, name: str, arch: str) -> sass.SassKernel:
-    found = [k for k in sass.kernels(ROOT / f"csrc/cuda/{unit}.cuh") if (k.name, k.arch) == (name, arch)]
-    if len(found) != 1:
-        raise LookupError(f"{unit}.cuh has no {name} for sm_{arch}")
-    return found[0]
-
-
-def gate(k: sass.SassKernel) -> gates.Gate:
-    found = gates.gate_of(k)
-    assert found, k.name
-    return found
-
-
-# --- decoding: bytes --------------------------------------------------------------------------------------
-
-
-def read_seconds(gpu: Gpu, k: sass.SassKernel, n_blocks: int, n_bytes: float) -> float:
-    """Little's law, for the blocks that are there at once, then for those of the last, partial wave.
-
-    A block asks for no more than it has to read, and an SM gets no more than L2 brings it.
-    """
-    slots = gates.resident_blocks(k, gate(k).shared) * gpu.n_sms
-    per_block = n_bytes / n_blocks
-    each = min(k.max_threads * k.bytes_in_flight() * gate(k).useful, per_block)
-    bandwidth = gpu.bandwidth * ATTAINABLE
-
-    def seconds(blocks: int) -> float:
-        if not blocks:
-            return 0.0
-        asked = min(blocks, slots) * each / gpu.n_sms
-        brought = min(blocks, gpu.n_sms) * gpu.sm_bandwidth
-        return blocks * per_block / min(bandwidth, bandwidth * asked / gpu.little, brought)
-
-    last = n_blocks % slots if n_blocks > slots else 0
-    return seconds(n_blocks - last) + seconds(last)
-
-
-def skinny_name(weights: str, norm: bool) -> str:
-    return f"linear_skinny_kernel<{TYPES[weights]}, 1, {str(norm).lower()}>"
-
-
-def skinny_blocks(n: int, k: int, weights: str) -> int:
-    """As the launcher has it."""
-    tiles, units, side_by_side = -(-n // 16), k // 64, TILES[weights]
-    splits = 1
-    while splits < 8 and -(-tiles // side_by_side) * splits < ENOUGH_WARPS and splits < units:
-        splits *= 2
-    return -(-(-(-tiles // side_by_side) * splits) // 8)
-
-
-def skinny_seconds(gpu: Gpu, n: int, k: int, weights: str, norm: bool) -> float:
-    """Of y = W x for one token: bytes of W, or issue slots."""
-    code = kernel("linear_skinny", skinny_name(weights, norm), gpu.arch)
-    loop = code.main_loop("HMMA")
-    copies = UNIT_BYTES[weights] / gate(code).useful / 512
-    units_a_turn = code.count("LDGSTS", loop) / copies
-    n_units = -(-n // 16) * (k // 64)
-    issue = n_units / units_a_turn * len(loop) / (4 * gpu.n_sms * gpu.clock)
-    return max(issue, read_seconds(gpu, code, skinny_blocks(n, k, weights), n_units * UNIT_BYTES[weights]))
-
-
-def skinny_share(gpu: Gpu, n: int, k: int, weights: str, norm: bool) -> float:
-    return matrix_bytes(n, k, weights) / gpu.bandwidth / skinny_seconds(gpu, n, k, weights, norm)
-
-
-def attention_splits(kv_heads: int, at_once: int) -> int:
-    """As the launcher of attention_decode has it, for one sequence."""
-    most = min(-(-MAX_KEYS // 32 // 4), 64)
-    times = [-(-kv_heads * n // at_once) / n for n in range(1, most + 1)]
-    return next(n for n, time in enumerate(times, 1) if time <= 1.15 * min(times))
-
-
-def attention_seconds(gpu: Gpu, shape: Shape) -> float:
-    """Of a layer: its keys and values, read by the splits that have some, and what waits for one another."""
-    code = kernel("attention_decode", f"attention_decode_kernel<{shape.head_dim}>", gpu.arch)
-    at_once = gates.resident_blocks(code, gate(code).shared) * gpu.n_sms
-    n_pages = CONTEXT // 32
-    split_pages = max(4, -(-n_pages // attention_splits(shape.kv_heads, at_once)))
-    n_splits = -(-n_pages // split_pages)
-    waits = ACCESSES["alone" if n_splits == 1 else "merged"] * gpu.latency
-    return waits + read_seconds(gpu, code, shape.kv_heads * n_splits, shape.layer_kv_bytes)
-
-
-def step_seconds(gpu: Gpu, shape: Shape, weights: str) -> float:
-    """Of a decode step of one sequence: matrices, KV cache, and what lies between launches."""
-    norms = {"qkv": True, "o": False, "gate_up": True, "down": False}
-    layer = sum(skinny_seconds(gpu, n, k, weights, norms[m]) for m, (n, k) in shape.matrices.items())
-    layer += attention_seconds(gpu, shape) + shape.layer_launches * gpu.gap
-    head = skinny_seconds(gpu, shape.vocab, shape.d, weights, True)
-    return shape.layers * layer + head + OTHER_LAUNCHES * gpu.gap
 
 
 # --- prefill: tensor cores --------------------------------------------------------------------------------
@@ -189,14 +83,29 @@ def _product_row(product: Product) -> list[str]:
 # --- tables -----------------------------------------------------------------------------------------------
 
 
+def matrices() -> Iterator[tuple[str, int, int, bool]]:
+    """Name, n, k, and whether a norm stands before it."""
+    for shape in SHAPES:
+        for matrix, (n, k) in [*shape.matrices.items(), ("head", (shape.vocab, shape.d))]:
+            yield f"{shape.name} {matrix} {n} x {k}", n, k, matrix in ("qkv", "gate_up", "head")
+
+
 def rows_of_matrices(weights: str = "bf16") -> Iterator[tuple[str, float, list[float]]]:
     """Name, megabytes, share of the bandwidth on each GPU."""
-    for shape in SHAPES:
-        cases = [*shape.matrices.items(), ("head", (shape.vocab, shape.d))]
-        for matrix, (n, k) in cases:
-            norm = matrix in ("qkv", "gate_up", "head")
-            shares = [skinny_share(gpu, n, k, weights, norm) for gpu in GPUS]
-            yield f"{shape.name} {matrix} {n} x {k}", matrix_bytes(n, k, weights) / 1e6, shares
+    for name, n, k, norm in matrices():
+        shares = [skinny_share(gpu, n, k, weights, norm) for gpu in GPUS]
+        yield name, matrix_bytes(n, k, weights) / 1e6, shares
+
+
+def busiest() -> Iterator[tuple[str, str, float]]:
+    """By type: the GPU whose issue slots are taken most while it reads a matrix, and their share."""
+    for weights in TYPES:
+        found = []
+        for gpu in GPUS:
+            limits = [skinny_limits(gpu, n, k, weights, norm) for _, n, k, norm in matrices()]
+            found.append((max(issue / max(read, issue) for read, issue in limits), gpu.name))
+        share, name = max(found)
+        yield weights, name, share
 
 
 def misses() -> dict[str, list[str]]:
@@ -212,7 +121,7 @@ def misses() -> dict[str, list[str]]:
 
 def short_kernels() -> list[str]:
     """Kernels that ask for fewer bytes at once than Little's law wants."""
-    units = ("linear_skinny", "attention_decode")
+    units = ("linear_skinny", "linear_skinny_int", "attention_decode")
     kernels = (k for unit in units for k in sass.kernels(ROOT / f"csrc/cuda/{unit}.cuh"))
     shares = [(k, gates.short_of_bytes(k)) for k in kernels]
     return [f"{title_of(k.name)} on sm_{k.arch} ({s:.0%} of them)" for k, s in shares if s is not None]
@@ -221,11 +130,12 @@ def short_kernels() -> list[str]:
 def _missed() -> str:
     """What the README says of targets that are missed."""
     lines = [f"- {name}: {'; '.join(matrices)}\n" for name, matrices in misses().items()]
+    busy = ", ".join(f"{share:.0%} with {weights} ({name})" for weights, name, share in busiest())
     return f"""{TARGET:.0%} of the bandwidth were wanted of matrices over {TARGET_BYTES / 1e6:.0f} MB, in all
 three types. Predicted to miss them:
 
 {"".join(lines) or "- none" + chr(10)}
-In bf16 the blocks are too few or the last wave is short; in 4 and 8 bits the issue slots do not suffice.
+Of the issue slots of the GPU they take at most {busy}.
 Kernels with fewer bytes in flight than keep DRAM busy: {", ".join(short_kernels()) or "none"}.
 """
 
@@ -237,7 +147,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def tables() -> str:
     names = [gpu.name for gpu in GPUS]
-    matrices = [
+    shares_of = [
         [name, f"{size:.0f}", *(f"{s:.0%}" for s in shares)] for name, size, shares in rows_of_matrices()
     ]
     steps = []
@@ -252,7 +162,7 @@ def tables() -> str:
     products = [_product_row(p) for p in PRODUCTS]
     in_flight = ["KB in flight on an SM (KB that keep DRAM busy)", ""]
     for gpu in GPUS:
-        code = kernel("linear_skinny", skinny_name("bf16", False), gpu.arch)
+        code = skinny_kernel("bf16", False, gpu.arch)
         asked = gates.in_flight_per_sm(code, gate(code)) / 1024
         in_flight.append(f"{asked:.0f} ({gpu.little / 1024:.0f})")
     return f"""**Predicted, not measured: no GPU was at hand.** `python bench/cuda_model.py` computes these
@@ -264,7 +174,7 @@ A row has all matrices in one type; of a Q4_K_M file a third (8B) to a half (0.6
 {_table(["model, weights", "GB a step", *names], steps)}
 The matrices of these models in bf16, share of the DRAM bandwidth (at most {ATTAINABLE:.0%} can be had):
 
-{_table(["matrix", "MB", *names], [*matrices, in_flight])}
+{_table(["matrix", "MB", *names], [*shares_of, in_flight])}
 {_missed()}
 Prompts, the most of the tensor cores' rate that the main loop leaves (mma.sync reaches 62 % of it on an H100
 and 20 % on a B200; the operands of wgmma keep shared memory as busy as the tensor cores). In brackets what

@@ -74,10 +74,11 @@ def step_bytes(shape: Shape, weights: str) -> int:
 
 def title_of(kernel: str) -> str:
     """A kernel as a reader knows it: of linear_skinny its type, its tokens and whether a norm is in it."""
-    found = re.match(r"linear_skinny_kernel<(\d), (\d), (\w+)>", kernel)
+    found = re.match(r"linear_skinny_(?:int_)?kernel<(?:(\d), )?(\d), (\w+)>", kernel)
     if not found:
         return f"`{kernel}`"
-    weights, most = list(TYPES)[int(found[1])], 8 * int(found[2])
-    least = most // 2 + 1 if most > 8 else 1
+    weights = list(TYPES)[int(found[1] or 0)]
+    most = (4 if found[1] else 8) * int(found[2])
+    least = 1 if found[2] == "1" else most // 2 + 1
     norm = " with a norm" if found[3] == "true" else ""
     return f"the {weights} matmul of {least} to {most} tokens{norm}"

@@ -41,6 +41,12 @@ void check(const LinearArgs& args) {
   if (args.end == LinearEnd::kQkv) check_qkv(args.qkv, args.weight.n);
 }
 
+void linear_skinny(const LinearArgs& args, const Bounds& bounds) {
+  const int n = args.rows.bound(bounds);
+  check(n <= kSkinnyTokens, "linear_skinny: a bound of ", n, " rows, wanted at most ", kSkinnyTokens);
+  if (n > 0) (args.weight.type == WeightType::kBf16 ? linear_skinny_bf16 : linear_skinny_int)(args, bounds);
+}
+
 void linear(const LinearArgs& args, const Bounds& bounds) {
   (args.rows.bound(bounds) <= kSkinnyTokens ? linear_skinny : linear_tiled)(args, bounds);
 }

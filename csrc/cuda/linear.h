@@ -71,6 +71,8 @@ inline constexpr int kSkinnyTokens = 32;
 
 void linear(const LinearArgs& args, const Bounds& bounds);         // one of the two, by the bound of rows
 void linear_skinny(const LinearArgs& args, const Bounds& bounds);  // at most kSkinnyTokens
-void linear_tiled(const LinearArgs& args, const Bounds& bounds);   // any number
+void linear_skinny_bf16(const LinearArgs& args, const Bounds& bounds);  // which is one of these, by the type
+void linear_skinny_int(const LinearArgs& args, const Bounds& bounds);
+void linear_tiled(const LinearArgs& args, const Bounds& bounds);  // any number
 
 }  // namespace lanner::cuda

@@ -38,8 +38,11 @@ COPIES = ("LDGSTS.E.BYPASS.128",)
 PRODUCTS = (*COPIES, "HMMA.16816", "LDSM")
 LOOP_1 = {"80": 0.6, "86": 1.0, "89": 1.0, "90a": 0.5, "100": 0.8, "120": 1.0}
 LOOP_2 = {"80": 0.95, "86": 1.0, "89": 1.0, "90a": 0.95, "100": 0.95, "120": 1.0}
-SKINNY = (*COPIES, "HMMA.16816")
-RING = 8 * 6144 + 128  # of linear_skinny: eight warps, and the slots of 32 tokens
+# Of linear_skinny: rings of eight warps, and the slots of 32 tokens; of 8 and 4 bits also the planes of
+# tokens and the roots of their norms.
+SKINNY_SHARED = 8 * 8192 + 128
+SKINNY_INT_SHARED = {1: 8 * 7616 + 256, 2: 8 * 7680 + 256}
+PLANES = {1: 14 * KB, 2: 14 * KB, 4: 36 * KB, 8: 36 * KB}
 TILED = (*COPIES, "HMMA.16816", "LDS.128", "STG.E.128")
 TABLE = [
     # A thread has 8 or 16 elements, or a few vectors of 8.
@@ -75,13 +78,13 @@ TABLE = [
     Gate("sample_weigh_kernel", 64, 4, shared=15 * KB),
     Gate("sample_draw_kernel", 128, 1, shared=42 * KB),
     # Few tokens: weights stream through a ring of each warp; the products are on tensor cores.
+    Gate("linear_skinny_kernel<*>", 128, 1, shared=SKINNY_SHARED, needs=(*COPIES, "HMMA.16816"),
+         saturates=True),
     # Of a unit's copies of 512 bytes, that of scales brings 64 (int8) or 128 (int4).
-    Gate("linear_skinny_kernel<0, *>", 128, 2, shared=RING, needs=SKINNY, saturates=True),
-    Gate("linear_skinny_kernel<1, *>", 128, 2, shared=RING, needs=SKINNY, saturates=True, useful=1088 / 1536),
-    # The sums of 32 tokens leave room for two blocks; three would saturate a B200.
-    Gate("linear_skinny_kernel<2, 4, *>", 128, 2, shared=RING, needs=SKINNY, saturates=True,
-         short={"100": 0.78}, useful=640 / 1024),
-    Gate("linear_skinny_kernel<2, *>", 128, 2, shared=RING, needs=SKINNY, saturates=True, useful=640 / 1024),
+    *[Gate(f"linear_skinny_int_kernel<{type}, {blocks}, *>", 80 if blocks == 1 else 128, 1,
+           shared=SKINNY_INT_SHARED[type] + planes, needs=(*COPIES, "IMMA.16832"), saturates=True,
+           useful={1: 1088 / 1536, 2: 640 / 1024}[type])
+      for type in SKINNY_INT_SHARED for blocks, planes in PLANES.items()],
     # Many tokens: 128 sums a thread, and two blocks to an SM, so that one computes while the other waits.
     Gate("linear_tiled_kernel<TiledShape<*, 128> >", 255, 2, shared=49 * KB, needs=TILED,
          tensor={"80": 1.0, "86": 1.0, "89": 1.0, "90a": 1.0, "100": 1.0, "120": 1.0}),

@@ -47,12 +47,17 @@ class Product:
         """The weights (n, k) that are multiplied by."""
         return unpack(self.packed)
 
-    def sums(self, rounded: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """weight norm(x) + bias (T, n) in float64, and bounds of its error in float32.
+    @property
+    def of_bytes(self) -> bool:
+        """Whether tokens are multiplied as planes of bytes (csrc/cuda/planes.h)."""
+        return self.packed.type != "bf16"
 
-        Of the norm, x times its weights is rounded to bf16 as the kernels do; not if not `rounded`. Sums
-        of tensor cores may drop what is below 2^-23 of their largest term, each mma anew; codes of four
-        bits come with 128 added to them, so that there the terms are larger than the weights.
+    def sums(self, rounded: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """weight norm(x) + bias (T, n) in float64, and bounds of its error.
+
+        Of the norm, x times its weights is rounded to bf16 as the kernel for bf16 does; not if not `rounded`.
+        Sums of tensor cores may drop what is below 2^-23 of their largest term, each mma anew. Of four bits
+        the terms are codes and minima apart; of a group one weight at least is its minimum.
         """
         w = self.unpacked()[np.argsort(self.order)]
         x = self.x.astype(np.float64)
@@ -60,12 +65,20 @@ class Product:
         if self.norm is not None:
             scale = 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + EPS)
             product = self.x * self.norm
-            x = (as_bf16(product) if rounded else product).astype(np.float64)
+            x = (as_bf16(product) if rounded and not self.of_bytes else product).astype(np.float64)
+        k = w.shape[1]
+        groups = np.abs(w).reshape(len(w), -1, 32)
+        largest = groups.max(axis=2)
         size = np.abs(w)
         if self.packed.type == "int4":
-            size = size + np.repeat(size.reshape(len(w), -1, 32).max(axis=2) * 40, 32, axis=1)
-        k = w.shape[1]
+            size = size + np.repeat(2 * largest, 32, axis=1)
         bound = (np.abs(x) @ size.T) * scale * (k / 16 + 16) * 2.0**-23
+        if self.of_bytes:
+            # Tokens are off by half of a 256th of a scale, max |x| / 127, each product of a group by another
+            # one of the scale of its codes, which is at most 2 / 15 of the largest of its weights.
+            codes = groups.sum(axis=2) + (32 * largest if self.packed.type == "int4" else 0)
+            most = np.abs(x).reshape(len(x), -1, 32).max(axis=2)
+            bound = bound + most @ (codes + 2 * 2 / 15 * largest).T * scale / (2 * 256 * 127)
         y = (x @ w.T) * scale
         if self.bias is not None:
             y = y + self.bias

@@ -76,11 +76,14 @@ class SassKernel:
 
     def bytes_in_flight(self) -> int:
         """Most bytes that a lane has asked of global memory at once, in the loop that asks for most."""
-        loops = self.loops or [self.steps]
-        return max(in_flight(loop) for loop in loops)
+        return self._peak
+
+    @cached_property
+    def _peak(self) -> int:
+        return max(in_flight(loop) for loop in self.loops or [self.steps])
 
 
-WORK = ("HMMA", "HGMMA", "LDGSTS", "LDG", "LDSM", "STG")
+WORK = ("HMMA", "IMMA", "HGMMA", "LDGSTS", "LDG", "LDSM", "STG")
 
 
 def _turn(body: list[Step], start: int) -> list[Step]:
@@ -110,6 +113,10 @@ def load_bytes(opcode: str) -> int:
     return next((WIDTHS[part] for part in opcode.split(".") if part in WIDTHS), 4)
 
 
+GROUPS_LEFT = re.compile(r"SB0,0x([0-9a-f]+)")
+"""Of a wait for groups of copies."""
+
+
 def in_flight(loop: list[Step]) -> int:
     """Peak after the first turn. Loads return in order, so one that is used has let the earlier ones arrive.
 
@@ -120,7 +127,10 @@ def in_flight(loop: list[Step]) -> int:
     loads: list[tuple[set[int], int]] = []  # registers, bytes
     groups: list[int] = [0]  # bytes; the last is open
     peak = 0
-    for turn in range(3):
+    waits = [
+        int(m[1], 16) for s in loop if (m := GROUPS_LEFT.search(s.operands)) and s.opcode.startswith("DEPBAR")
+    ]
+    for turn in range(3 + max(waits, default=0)):  # until as many groups are under way as there can be
         for step in loop:
             if step.dead:
                 continue
@@ -131,9 +141,7 @@ def in_flight(loop: list[Step]) -> int:
                 groups[-1] += load_bytes(step.opcode)
             elif step.opcode.startswith("LDGDEPBAR"):
                 groups.append(0)
-            elif step.opcode.startswith("DEPBAR") and (
-                left := re.search(r"SB0,0x([0-9a-f]+)", step.operands)
-            ):
+            elif step.opcode.startswith("DEPBAR") and (left := GROUPS_LEFT.search(step.operands)):
                 del groups[: max(0, len(groups) - 1 - int(left[1], 16))]
             elif step.opcode.startswith("LDG") and step.registers and not copies:
                 n_bytes = load_bytes(step.opcode)

@@ -30,6 +30,31 @@ def test_more_blocks(cuda, everywhere, type, n_tokens):
     check(everywhere(lambda: product.run(cuda)), *product.sums())
 
 
+@pytest.mark.parametrize(("n_tokens", "k"), [(1, 10368), (3, 3520), (8, 1472), (13, 1600), (30, 832)])
+@pytest.mark.parametrize("type", ["int8", "int4"])
+def test_stretches_of_k(cuda, type, n_tokens, k):
+    """More of k than the planes of the tokens have room for at once; the last stretch is a short one."""
+    product = Product.random(40, k, n_tokens, type, norm=True)
+    y, bound = product.sums()
+    check(product.run(cuda, LOGITS), y, bound, bf16=False)
+
+
+@pytest.mark.parametrize(("n_groups", "n_blocks"), [(12, 3), (10, 5)])
+@pytest.mark.parametrize("type", TYPES)
+def test_two_and_four_warps_share_a_tile(fibers, type, n_groups, n_blocks):
+    """As where the GPU has room for two blocks: 12 groups of tiles shared by two warps each, 10 by four."""
+    n = 16 * n_groups * (2 if type == "int4" else 1)
+    product = Product.random(n, 320, 3, type)
+    y, bound = product.sums()
+    launches = []
+    fibers.emulator.configure(checks=True, n_sms=1)
+    fibers.emulator.set_interpreter(launches.append)  # records, and writes nothing
+    assert np.isnan(product.run(fibers, LOGITS)).all()
+    assert launches[0]["grid"] == (n_blocks, 1, 1)
+    fibers.emulator.set_interpreter(None)
+    check(product.run(fibers, LOGITS), y, bound, bf16=False)
+
+
 @pytest.mark.parametrize("type", TYPES)
 def test_many_rows(cuda, type):
     """Enough tiles that each has one warp, as of logits; the last block is not full."""
@@ -112,11 +137,11 @@ def test_qkv_quantized(cuda, everywhere, type):
 @pytest.mark.parametrize("type", TYPES)
 def test_tokens_do_not_see_each_other(cuda, type):
     """A token has the same bits in every bucket, whatever stands beside it."""
-    product = Product.random(64, 384, 32, type, norm=True)
+    product = Product.random(64, 896, 32, type, norm=True)  # k in stretches of another length for each number
     product.x[20] = np.nan
     whole = product.run(cuda, LOGITS)
     assert np.isnan(whole[20]).all()
-    for n in (1, 4, 9, 16):
+    for n in (1, 4, 5, 9, 16):
         few = Product(product.x[:n], product.packed, product.order, product.norm)
         np.testing.assert_array_equal(few.run(cuda, LOGITS), whole[:n])
 

@@ -16,6 +16,8 @@ TOKENS = (33, 64, 100, 129)
 class Rounded(Product):
     """Quantized weights are multiplied by as bf16."""
 
+    of_bytes = False
+
     def unpacked(self):
         return unpack_rounded(self.packed)
 

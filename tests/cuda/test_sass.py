@@ -101,6 +101,8 @@ def test_peak_of_groups_of_copies() -> None:
         Step("DEPBAR.LE", "SB0,0x2", ""), copy, copy, Step("LDGDEPBAR", "", ""), Step("@", "R9", "@!PT"),
     ]  # fmt: skip
     assert in_flight(loop) == 3 * 32
+    deep = [Step("DEPBAR.LE", "SB0,0xa", ""), *loop[1:]]
+    assert in_flight(deep) == 11 * 32
 
 
 def test_peak_of_loads() -> None:
