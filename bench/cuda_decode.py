@@ -27,7 +27,9 @@ ATTAINABLE = 0.947
 ACCESSES = {"alone": 3, "merged": 7}
 """Of a block of attention one behind the other: length, page, keys; then fence, ticket, statistics, sums."""
 TILES = {"bf16": 1, "int8": 1, "int4": 2}
-"""Tiles that a warp of linear_skinny sums side by side."""
+"""Tiles that a warp of linear_skinny sums side by side, of up to eight tokens; of more it is one."""
+OWN_PLANES_TOKENS = 8
+"""Up to which number of tokens each block of linear_skinny_int makes planes of them itself."""
 
 
 @cache
@@ -65,19 +67,20 @@ def read_seconds(gpu: Gpu, k: sass.SassKernel, n_blocks: int, n_bytes: float) ->
     return seconds(n_blocks - last) + seconds(last)
 
 
-def skinny_name(weights: str, norm: bool) -> str:
-    """Of the kernel for one token."""
-    type = f"_int_kernel<{TYPES[weights]}, 1" if TYPES[weights] else "_kernel<1"
+def skinny_name(weights: str, norm: bool, tokens: int = 1) -> str:
+    block = 4 if TYPES[weights] else 8  # tokens of an mma
+    blocks = next(b for b in (1, 2, 4, 8) if tokens <= b * block)
+    type = f"_int_kernel<{TYPES[weights]}, {blocks}" if TYPES[weights] else f"_kernel<{blocks}"
     return f"linear_skinny{type}, {str(norm).lower()}>"
 
 
-def skinny_kernel(weights: str, norm: bool, arch: str) -> sass.SassKernel:
-    name = skinny_name(weights, norm)
+def skinny_kernel(weights: str, norm: bool, arch: str, tokens: int = 1) -> sass.SassKernel:
+    name = skinny_name(weights, norm, tokens)
     return kernel(name.split("_kernel")[0], name, arch)
 
 
-def skinny_blocks(n: int, k: int, weights: str, at_once: int) -> int:
-    """As the launcher has it, on a GPU with room for `at_once` blocks."""
+def skinny_blocks(n: int, k: int, weights: str, at_once: int, tokens: int = 1) -> int:
+    """As the launcher has it, on a GPU with room for `at_once` blocks of the kernel for the fewest tokens."""
     groups = -(-n // (16 * TILES[weights]))
 
     def blocks(splits: int) -> int:
@@ -88,29 +91,46 @@ def skinny_blocks(n: int, k: int, weights: str, at_once: int) -> int:
         return (waves + (max(0.25, last / at_once) if last else 0.0)) / splits
 
     times = {splits: time(splits) for splits in (1, 2, 4, 8) if splits <= k // 64}
-    return blocks(next(splits for splits, t in times.items() if t <= 1.05 * min(times.values())))
+    splits = next(splits for splits, t in times.items() if t <= 1.05 * min(times.values()))
+    if tokens > OWN_PLANES_TOKENS:
+        groups = -(-n // 16)
+    return blocks(splits)
 
 
-def skinny_limits(gpu: Gpu, n: int, k: int, weights: str, norm: bool) -> tuple[float, float]:
-    """Seconds of y = W x for one token by the bytes of W, and by issue slots."""
-    code = skinny_kernel(weights, norm, gpu.arch)
+def planes_issued(arch: str, k: int, weights: str, norm: bool, tokens: int, n_blocks: int) -> float:
+    """Instructions that make planes of tokens: in every block of the product, or in a kernel of its own."""
+    if tokens <= OWN_PLANES_TOKENS:
+        code = skinny_kernel(weights, norm, arch, tokens)
+        return n_blocks * -(-tokens * k // 256) * body_of(code, "PRMT")
+    slots = next(s for s in (16, 32) if tokens <= s)
+    name = f"token_planes_kernel<{TYPES[weights]}, {slots}, {str(norm).lower()}>"
+    return slots * k / 256 * body_of(kernel("linear_skinny_int", name, arch), "PRMT")
+
+
+def body_of(code: sass.SassKernel, opcode: str) -> int:
+    """Instructions of the longest innermost loop with the opcode, whatever branches there are in it."""
+    return max(len(body) for _, body in code.bodies if code.count(opcode, body))
+
+
+def skinny_limits(gpu: Gpu, n: int, k: int, weights: str, norm: bool, tokens: int = 1) -> tuple[float, float]:
+    """Seconds of y = W x by the bytes of W, and by issue slots; in the latter a launch that makes planes."""
+    code = skinny_kernel(weights, norm, gpu.arch, tokens)
     loop = code.main_loop("IMMA" if TYPES[weights] else "HMMA")
     copies = UNIT_BYTES[weights] / gate(code).useful / 512
     units_a_turn = code.count("LDGSTS", loop) / copies
     smallest = skinny_kernel(weights, False, gpu.arch)
     at_once = gates.resident_blocks(smallest, gate(smallest).shared) * gpu.n_sms
-    n_units, n_blocks = -(-n // 16) * (k // 64), skinny_blocks(n, k, weights, at_once)
+    n_units, n_blocks = -(-n // 16) * (k // 64), skinny_blocks(n, k, weights, at_once, tokens)
     issued = n_units / units_a_turn * len(loop)
-    if TYPES[weights]:  # each block makes planes of the token
-        issued += n_blocks * -(-k // 256) * len(code.main_loop("SHFL"))
-    return (
-        read_seconds(gpu, code, n_blocks, n_units * UNIT_BYTES[weights]),
-        issued / (4 * gpu.n_sms * gpu.clock),
-    )
+    if TYPES[weights]:
+        issued += planes_issued(gpu.arch, k, weights, norm, tokens, n_blocks)
+    issue = issued / (4 * gpu.n_sms * gpu.clock)
+    return read_seconds(gpu, code, n_blocks, n_units * UNIT_BYTES[weights]), issue
 
 
-def skinny_seconds(gpu: Gpu, n: int, k: int, weights: str, norm: bool) -> float:
-    return max(skinny_limits(gpu, n, k, weights, norm))
+def skinny_seconds(gpu: Gpu, n: int, k: int, weights: str, norm: bool, tokens: int = 1) -> float:
+    own_launch = TYPES[weights] > 0 and tokens > OWN_PLANES_TOKENS
+    return max(skinny_limits(gpu, n, k, weights, norm, tokens)) + own_launch * gpu.gap
 
 
 def skinny_share(gpu: Gpu, n: int, k: int, weights: str, norm: bool) -> float:

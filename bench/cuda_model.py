@@ -22,12 +22,14 @@ from cuda_decode import (
     sass,
     skinny_kernel,
     skinny_limits,
+    skinny_seconds,
     skinny_share,
     step_seconds,
 )
 from cuda_shapes import CONTEXT, SHAPES, TYPES, matrix_bytes, step_bytes, title_of
 from gpus import GPUS, Gpu
 
+NEWLINE = "\n"
 BEGIN, END = "<!-- cuda predictions: begin -->\n", "<!-- cuda predictions: end -->\n"
 TARGET, TARGET_BYTES = 0.9, 30e6
 """Share of the bandwidth that decoding is to reach, and from which size of a matrix on."""
@@ -97,6 +99,19 @@ def rows_of_matrices(weights: str = "bf16") -> Iterator[tuple[str, float, list[f
         yield name, matrix_bytes(n, k, weights) / 1e6, shares
 
 
+def batch_rows() -> Iterator[list[str]]:
+    """Share of the bandwidth of the matrices of the first model for more tokens than one."""
+    model = [(n, k, norm) for name, n, k, norm in matrices() if name.startswith(SHAPES[0].name)]
+    for weights in TYPES:
+        n_bytes = sum(matrix_bytes(n, k, weights) for n, k, _ in model)
+        for tokens in (1, 8, 16, 32):
+            times = [
+                sum(skinny_seconds(gpu, n, k, weights, norm, tokens) for n, k, norm in model) for gpu in GPUS
+            ]
+            shares = [n_bytes / gpu.bandwidth / t for gpu, t in zip(GPUS, times, strict=True)]
+            yield [f"{weights}, {tokens}", *(f"{share:.0%}" for share in shares)]
+
+
 def busiest() -> Iterator[tuple[str, str, float]]:
     """By type: the GPU whose issue slots are taken most while it reads a matrix, and their share."""
     for weights in TYPES:
@@ -129,15 +144,20 @@ def short_kernels() -> list[str]:
 
 def _missed() -> str:
     """What the README says of targets that are missed."""
-    lines = [f"- {name}: {'; '.join(matrices)}\n" for name, matrices in misses().items()]
+    lines = [f"- {name}: {'; '.join(matrices)}" for name, matrices in misses().items()]
     busy = ", ".join(f"{share:.0%} with {weights} ({name})" for weights, name, share in busiest())
-    return f"""{TARGET:.0%} of the bandwidth were wanted of matrices over {TARGET_BYTES / 1e6:.0f} MB, in all
-three types. Predicted to miss them:
+    return f"""{TARGET:.0%} of the bandwidth were wanted of matrices over {TARGET_BYTES / 1e6:.0f} MB with one
+token, in all three types. Predicted to miss them:
 
-{"".join(lines) or "- none" + chr(10)}
-Of the issue slots of the GPU they take at most {busy}.
+{NEWLINE.join(lines or ["- none"])}
+
+With one token they take at most {busy}
+of the issue slots, as if each could be used: expect less than is shown of a B200 with 4 bits.
 Kernels with fewer bytes in flight than keep DRAM busy: {", ".join(short_kernels()) or "none"}.
-"""
+
+The matrices of {SHAPES[0].name} one after the other, by the tokens of a step:
+
+{_table(["weights, tokens", *(gpu.name for gpu in GPUS)], list(batch_rows()))}"""
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -172,7 +192,8 @@ Decoding, tokens per second of one sequence behind {CONTEXT} tokens, and the sha
 A row has all matrices in one type; of a Q4_K_M file a third (8B) to a half (0.6B) of the bytes are 8 bits:
 
 {_table(["model, weights", "GB a step", *names], steps)}
-The matrices of these models in bf16, share of the DRAM bandwidth (at most {ATTAINABLE:.0%} can be had):
+The matrices of these models in bf16 with one token, share of the DRAM bandwidth (at most
+{ATTAINABLE:.0%} can be had):
 
 {_table(["matrix", "MB", *names], [*shares_of, in_flight])}
 {_missed()}

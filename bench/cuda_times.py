@@ -77,6 +77,8 @@ def linear(library: Any, name: str, type: str, n: int, k: int, n_rows: int) -> T
     ]  # fmt: skip
     bounds = {"n_tokens": n_rows}
     args = {"x": x, "out": out, "end": 0, "qkv": {}, "rows": ("tokens", counts)}
+    if n_workspace := library.linear_workspace(getattr(library.WeightType, type), n, k):
+        args |= {"workspace": library.DeviceArray(n_workspace), "workspace_bytes": n_workspace}
     each = [library.timed.linear(bounds, REPEATS // n_copies + 1, weight=w, **args) for w in weights]
     n_bytes = code_bytes + scale_bytes + 2 * n_rows * (n + k)
     other = torch_ms(lambda torch: _torch_linear(torch, n, k, n_rows)) if type == "bf16" else None

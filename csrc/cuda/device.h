@@ -116,8 +116,7 @@ LANNER_DEVICE void wait_for_kernel_ahead();
 LANNER_DEVICE void let_next_kernel_begin();
 
 // --- asynchronous copies (sm_80) -------------------------------------------------------------------------
-// 16 bytes from global to shared
-// memory; zeros where `valid` is false, and then `global` is not read.
+// 16 bytes from global to shared memory; zeros where `valid` is false, and then `global` is not read.
 LANNER_DEVICE void copy_async16(void* shared, const void* global, bool valid = true);
 LANNER_DEVICE void copy_async16_first(void* shared, const void* global);  // weights: L2 may drop them first
 LANNER_DEVICE void copy_async_commit();                                   // closes a group
@@ -125,10 +124,9 @@ template <int N>
 LANNER_DEVICE void copy_async_wait();  // all but the last N groups of this thread have arrived; no barrier
 
 // --- matrices --------------------------------------------------------------------------------------------
-// Four 8
-// x 8 matrices of bf16 from shared memory, lane l giving the address of row l % 8 of matrix l / 8, 16 bytes;
-// afterwards lane l holds elements 2 (l % 4) and the next of row l / 4 of matrix i in r[i]; _transposed: of
-// column.
+// Four 8 x 8 matrices of bf16 from shared memory, lane l giving the address of row l % 8 of matrix l / 8, 16
+// bytes; afterwards lane l holds elements 2 (l % 4) and the next of row l / 4 of matrix i in r[i];
+// _transposed: of column.
 LANNER_DEVICE void load_matrices(uint32_t (&r)[4], const void* row);
 LANNER_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row);
 LANNER_DEVICE void load_matrices(uint32_t (&r)[2], const void* row);  // of lanes 0 to 15

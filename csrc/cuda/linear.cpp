@@ -1,5 +1,7 @@
-// What both kernels of `linear` share on the host: checks, and the choice between them.
+// What the kernels of `linear` share on the host: checks, and the choice between them.
 #include "cuda/linear.h"
+
+#include "cuda/planes.h"
 
 namespace lanner::cuda {
 
@@ -39,6 +41,10 @@ void check(const LinearArgs& args) {
     check_multiple("linear", "rows of a gated weight", args.weight.n, kTileRows);
   if (args.end == LinearEnd::kGated) check_activation("linear", args.function);
   if (args.end == LinearEnd::kQkv) check_qkv(args.qkv, args.weight.n);
+}
+
+int64_t linear_workspace(const Weight& w) {
+  return w.type == WeightType::kBf16 ? 0 : planes_workspace_bytes(w);
 }
 
 void linear_skinny(const LinearArgs& args, const Bounds& bounds) {

@@ -54,6 +54,8 @@ struct LinearArgs {
   bf16* out;            // (rows, n), kGated (rows, n / 2), kQkv (rows, n_heads * head_dim)
   float* logits;        // (rows, n) of kLogits
   RowCount rows;
+  std::byte* workspace;  // of quantized weights and 9 to 32 rows: what linear_workspace() says
+  int64_t workspace_bytes;
 
   template <class F>
   void each_field(F&& field) {
@@ -61,18 +63,22 @@ struct LinearArgs {
         field("norm_eps", norm_eps);
     field("bias", bias), field("residual", residual), field("end", end), field("function", function);
     field("qkv", qkv), field("out", out), field("logits", logits), field("rows", rows);
+    field("workspace", workspace), field("workspace_bytes", workspace_bytes);
   }
 };
 
 void check(const LinearArgs& args);
 
-// The widest bucket of the kernel for few tokens.
+// The widest bucket of the kernels for few tokens.
 inline constexpr int kSkinnyTokens = 32;
 
-void linear(const LinearArgs& args, const Bounds& bounds);         // one of the two, by the bound of rows
+void linear(const LinearArgs& args, const Bounds& bounds);         // skinny or tiled, by the bound of rows
 void linear_skinny(const LinearArgs& args, const Bounds& bounds);  // at most kSkinnyTokens
 void linear_skinny_bf16(const LinearArgs& args, const Bounds& bounds);  // which is one of these, by the type
 void linear_skinny_int(const LinearArgs& args, const Bounds& bounds);
 void linear_tiled(const LinearArgs& args, const Bounds& bounds);  // any number
+
+// Bytes that `linear` needs for its workspace; one serves all that run one after the other.
+int64_t linear_workspace(const Weight& w);
 
 }  // namespace lanner::cuda

@@ -1,4 +1,4 @@
-// What both kernels of `linear` do with a finished sum.
+// What the kernels of `linear` do with a finished sum.
 #pragma once
 
 #include "cuda/linear.h"

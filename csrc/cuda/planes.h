@@ -2,24 +2,35 @@
 // token and group of 32 k.
 //
 // scale = max |x| / 127, so that both planes are signed bytes, and low rounds what high leaves: the error is
-// 2^-16 of the largest value of the group, where bf16 rounds each value to 2^-9 of itself. A block makes a
-// stretch of k at a time, in shared memory, for all its warps:
+// 2^-16 of the largest value of the group, where bf16 rounds each value to 2^-9 of itself.
 //
-//   codes    [token][unit][group][c]  16 bytes: high, then low, of k 8 c + 0..7 in the order of the weights'
-//   factors  [token][group]           float32 scale, and sum of x
-//   squares  [token][group]           float32 sum of x^2, without the weights of the norm
+//   codes    for each token and unit: [group][c] 16 bytes: high, then low, of k 8 c + 0..7 in the order of
+//            the weights'
+//   factors  for each token and group: float32 scale, and sum of x
+//   squares  for each token and group: float32 sum of x^2, without the weights of the norm
 //
-// Of a token, 64 bytes lie behind its codes and 8 behind its factors, so that what the lanes of a warp read
-// at once, of different tokens, lies in different banks.
+// Of few tokens every block of a product makes the planes itself, a stretch of k at a time, in shared memory:
+// token by token, with 64 bytes behind the codes of each and 8 behind its factors, so that what the lanes of
+// a warp read at once lies in different banks. Of more tokens that would be most of its work, and a kernel of
+// its own makes them in a workspace: unit by unit, so that addresses of all tokens are constants apart.
 #pragma once
 
 #include "cuda/linear.h"
 
 namespace lanner::cuda {
 
-// Of all tokens at once: k = 5952 of one token, 704 of eight, 448 of 32. With the rings, three blocks fit on
-// an H100, or one for 32 tokens on consumer GPUs.
-LANNER_BOTH constexpr int planes_bytes(int most_tokens) { return (most_tokens <= 8 ? 14 : 36) * 1024; }
+// Up to which number of tokens a block makes them itself: with 14 KB for it, k = 5952 of one token or 704 of
+// eight at once, three blocks fit on an H100.
+inline constexpr int kOwnPlanesTokens = 8;
+inline constexpr int kOwnPlanesBytes = 14 * 1024;
+
+// Of a token, besides the bytes between tokens.
+inline constexpr int kPlanesUnitBytes = 2 * kUnitK + 2 * sizeof(Float2) + 2 * sizeof(float);
+
+// Of a workspace for all tokens that a product may have.
+inline int64_t planes_workspace_bytes(const Weight& w) {
+  return kSkinnyTokens * (int64_t{n_units(w)} * kPlanesUnitBytes + 64 + 8);
+}
 
 // Which k of a lane's eight is byte i of its operand (weights.h): 0 2 1 3 4 6 5 7, or 0 4 1 5 2 6 3 7.
 LANNER_BOTH constexpr int byte_k(WeightType type, int i) {
@@ -44,27 +55,30 @@ LANNER_DEVICE Bytes16 planes_of(const float (&x)[8], float inverse) {
   return {high[0], high[1], low[0], low[1]};
 }
 
-template <WeightType type, bool kNorm, int kMostTokens>
+// Of n_slots tokens, n_units of each; kSlots: as many in a workspace, 0 in shared memory. Slots behind the
+// last token have that one again: columns do not see each other, and nobody asks for theirs.
+template <WeightType type, bool kNorm, int kSlots>
 class Planes {
  public:
-  static constexpr int kUnitCodes = 2 * kUnitK, kUnitFactors = 2 * sizeof(Float2);
+  // From a unit of a token to its next one, and from a group.
+  static constexpr int kNextUnit = (kSlots ? kSlots : 1) * 2 * kUnitK;
+  static constexpr int kNextGroup = (kSlots ? kSlots : 1) * sizeof(Float2);
 
-  LANNER_DEVICE Planes(std::byte* shared, int n_tokens, int n_units, int n_splits)
-      : shared_(shared), n_tokens_(n_tokens), most_units_(most_units(n_tokens, n_units, n_splits)) {
-    factors_ = n_tokens * token_bytes();
-    squares_ = factors_ + n_tokens * factor_bytes();
+  LANNER_DEVICE Planes(std::byte* memory, int n_slots, int n_units)
+      : memory_(memory), n_slots_(n_slots), n_units_(n_units) {
+    factors_ = n_slots * (n_units * 2 * kUnitK + (kSlots ? 0 : 64));
+    squares_ = factors_ + n_slots * (n_units * 2 * sizeof(Float2) + (kSlots ? 0 : 8));
   }
 
-  // A stretch of k, but the last.
-  LANNER_DEVICE int most_units() const { return most_units_; }
-
-  // Units first .. first + n_units of all tokens, by all threads of the block.
-  LANNER_DEVICE void fill(const LinearArgs& args, int first, int n_units) {
-    const int octets = n_units * (kUnitK / 8), total = n_tokens_ * octets;
+  // Units first .. first + n_units of n_tokens, by `n_threads`, of which this is number `thread`.
+  LANNER_DEVICE void fill(const LinearArgs& args, int n_tokens, int first, int n_units, int thread,
+                          int n_threads) {
+    const int octets = n_units * (kUnitK / 8), total = n_slots_ * octets;
     LANNER_ROLLED
-    for (int i = thread_index(); i - lane_index() < total; i += block_threads()) {
+    for (int i = thread; i - lane_index() < total; i += n_threads) {
       // Lanes past the end do what the last one does, but store nothing.
-      const int at = i < total ? i : total - 1, token = at / octets, octet = at % octets;
+      const int at = i < total ? i : total - 1, slot = at / octets, octet = at % octets;
+      const int token = slot < n_tokens ? slot : n_tokens - 1;
       const int k = first * kUnitK + octet * 8;
       float x[8], squares = 0;
       unpack(load16(args.x + (token * args.weight.k + k)), x);
@@ -82,66 +96,65 @@ class Planes {
       sum = of_group(sum);
       const float scale = scale_of(x), inverse = scale == 0.0f ? 0.0f : 256.0f * rcp_approx(scale);
       if (i >= total) continue;
-      store16(shared_ + token * token_bytes() + octet * 16, planes_of<type>(x, inverse));
+      store16(memory_ + codes_at(slot) + octet / 8 * kNextUnit + octet % 8 * 16, planes_of<type>(x, inverse));
       if (octet % 4 != 0) continue;
       const int group = octet / 4;
-      reinterpret_cast<Float2*>(shared_ + factors_ + token * factor_bytes())[group] = {scale, sum};
-      if constexpr (kNorm) squares_of(token)[group] = squares;
+      *reinterpret_cast<Float2*>(memory_ + factors_at(slot) + group * kNextGroup) = {scale, sum};
+      if constexpr (kNorm) squares_of(slot)[group] = squares;
     }
   }
 
   // Adds the squares of units first .. first + n_units of the tokens that are this warp's, warp + 8 t: a lane
   // takes every 32nd group of k, so that the order does not depend on the stretches.
   template <int kOwn>
-  LANNER_DEVICE void add_squares(float (&sums)[kOwn], int warp, int first, int n_units) const {
+  LANNER_DEVICE void add_squares(float (&sums)[kOwn], int n_tokens, int warp, int first, int n_units) const {
     LANNER_UNROLL for (int t = 0; t < kOwn; ++t) {
-      if (warp + 8 * t >= n_tokens_) break;
+      if (warp + 8 * t >= n_tokens) break;
       LANNER_ROLLED
       for (int i = (lane_index() - 2 * first) & 31; i < 2 * n_units; i += kWarpSize)
         sums[t] += squares_of(warp + 8 * t)[i];
     }
   }
 
-  // Where a token's codes begin, kUnitCodes for each unit, and its factors, kUnitFactors. Tokens that there
-  // are not are the last one: columns do not see each other, and nobody asks for these.
-  LANNER_DEVICE const std::byte* codes(int token) const {
-    return shared_ + (token < n_tokens_ ? token : n_tokens_ - 1) * token_bytes();
+  // Where the codes and factors of a slot begin in the memory.
+  LANNER_DEVICE int codes_at(int slot) const {
+    return slot * (kSlots ? 2 * kUnitK : n_units_ * kNextUnit + 64);
   }
-  LANNER_DEVICE const std::byte* factors(int token) const {
-    return shared_ + factors_ + (token < n_tokens_ ? token : n_tokens_ - 1) * factor_bytes();
+  LANNER_DEVICE int factors_at(int slot) const {
+    return factors_ + slot * (kSlots ? static_cast<int>(sizeof(Float2)) : 2 * n_units_ * kNextGroup + 8);
   }
 
  private:
-  // As many as fit, and as many for each warp that shares a tile.
-  static LANNER_DEVICE int most_units(int n_tokens, int n_units, int n_splits) {
-    constexpr int kUnitBytes = kUnitCodes + kUnitFactors + 2 * sizeof(float);
-    const int fit = (planes_bytes(kMostTokens) / n_tokens - 64 - 8) / kUnitBytes;
-    const int even = fit >= n_splits ? fit / n_splits * n_splits : fit;
-    return even < n_units ? even : n_units;
-  }
-  LANNER_DEVICE int token_bytes() const { return most_units_ * kUnitCodes + 64; }
-  LANNER_DEVICE int factor_bytes() const { return most_units_ * kUnitFactors + 8; }
-  LANNER_DEVICE float* squares_of(int token) const {
-    return reinterpret_cast<float*>(shared_ + squares_) + token * 2 * most_units_;
+  LANNER_DEVICE float* squares_of(int slot) const {
+    return reinterpret_cast<float*>(memory_ + squares_) + slot * 2 * n_units_;
   }
 
   static LANNER_DEVICE float of_group(float x) {
     x += shuffle_xor(x, 1);
     return x + shuffle_xor(x, 2);
   }
-  // Of the group. Sizes are compared as integers, for which NaN is above them all; what is too small for a
-  // reciprocal is zero.
+  // Of the group. Sizes are compared as integers, for which NaN is above them all. What is too small for a
+  // reciprocal is zero; infinity, of which a product would have the sign of its bits, is no number.
   static LANNER_DEVICE float scale_of(const float (&x)[8]) {
     uint32_t most = 0;
     const auto take = [&most](uint32_t size) { most = size > most ? size : most; };
     LANNER_UNROLL for (int e = 0; e < 8; ++e) take(bits_of(x[e]) & 0x7fffffffu);
     take(shuffle_xor(most, 1));
     take(shuffle_xor(most, 2));
-    return most < bits_of(0x1p-100f) ? 0.0f : float_of(most) * (1.0f / 127.0f);
+    if (most < bits_of(0x1p-100f)) return 0.0f;
+    return most == 0x7f800000u ? float_of(0x7fffffffu) : float_of(most) * (1.0f / 127.0f);
   }
 
-  std::byte* shared_;
-  int n_tokens_, most_units_, factors_, squares_;
+  std::byte* memory_;
+  int n_slots_, n_units_, factors_, squares_;
 };
+
+// Units of the tokens that a block makes at once: as many as fit, and as many for each warp that shares a
+// tile.
+LANNER_BOTH constexpr int own_planes_units(int n_tokens, int n_units, int n_splits) {
+  const int fit = (kOwnPlanesBytes / n_tokens - 64 - 8) / kPlanesUnitBytes;
+  const int even = fit >= n_splits ? fit / n_splits * n_splits : fit;
+  return even < n_units ? even : n_units;
+}
 
 }  // namespace lanner::cuda

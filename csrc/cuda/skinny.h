@@ -11,10 +11,10 @@ namespace lanner::cuda {
 // Eight warps to a block: with the tokens of a block of 8- or 4-bit weights, three blocks fit on an H100.
 inline constexpr int kSkinnyWarps = 8;
 
-// Tiles that a warp sums side by side. Two of four bits share the tokens; the sums of 32 tokens leave no
-// registers for a second.
+// Tiles that a warp sums side by side. Two of four bits share the tokens, unless the sums of many tokens
+// leave no registers for a second.
 LANNER_BOTH constexpr int skinny_tiles(WeightType type, int most_tokens) {
-  return type == WeightType::kInt4 && most_tokens < kSkinnyTokens ? 2 : 1;
+  return type == WeightType::kInt4 && most_tokens <= 8 ? 2 : 1;
 }
 
 // Of each warp. All but one stage of it is in flight, some 6 KB, so that one block on each of 128
@@ -147,10 +147,12 @@ struct SkinnySums {
 // Warps that share a tile: 1, 2, 4 or 8. Blocks run in waves of as many as the GPU has room for. A last wave
 // takes as long as its blocks have bytes, but not less than a quarter of a whole one: that many blocks keep
 // DRAM busy. The fewest splits within 5 % of the best, as each adds to what is merged. `kernel` is the one
-// for the fewest tokens of this type of weight, so that sums keep their order whatever the number of tokens.
+// for the fewest tokens of this type of weight, though fewer of others may fit at once: so sums keep their
+// order whatever the number of tokens.
 inline int skinny_splits(const Weight& w, const void* kernel, size_t shared_bytes) {
   const int n_threads = kSkinnyWarps * kWarpSize, n_groups = ceil_div(n_tiles(w), skinny_tiles(w.type, 1));
   const int at_once = device_info().n_sms * blocks_per_sm(kernel, n_threads, shared_bytes);
+  check(at_once > 0, "linear: the GPU has no room for a block of ", shared_bytes, " bytes of shared memory");
   const auto time = [&](int n_splits) {
     const int n_blocks = ceil_div(n_groups * n_splits, kSkinnyWarps), last = n_blocks % at_once;
     const double last_wave = last == 0 ? 0.0 : std::max(0.25, static_cast<double>(last) / at_once);

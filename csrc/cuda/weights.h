@@ -15,8 +15,10 @@
 //   bf16, 4 loads of 512 bytes: load s is a[0..3] of step s.
 //   int8, 2 loads: load j is {step 2j row g, step 2j row g + 8, step 2j + 1 row g, step 2j + 1 row g + 8},
 //     each four codes in the byte order k 0, 2, 1, 3: bytes 0 and 2 are a pair, bytes 1 and 3 are a pair.
+//     So load j is the A operand of mma m16n8k32, too, of the group's bytes in the order 0 2 1 3 4 6 5 7.
 //     Scales, 64 bytes a unit: for each g 8 bytes, f16 [group][row g, row g + 8].
 //   int4, 1 load: word 2 j + h is row g + 8 h of group j, eight codes, pair i = 0..3 in nibbles i and i + 4.
+//     The low nibbles of its bytes are k 0 4 1 5, the high ones 2 6 3 7 of the A operand of mma m16n8k32.
 //     Scales, 128 bytes a unit: for each g 16 bytes, f16 [group][row g, row g + 8][scale, minimum].
 //
 // A group of 32 codes shares a scale: w = scale * code, or scale * code + minimum with codes 0..15.

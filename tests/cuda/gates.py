@@ -25,8 +25,6 @@ class Gate:
     """Opcodes that must occur, by their beginnings."""
     saturates: bool = False
     """Resident lanes have asked for as many bytes as keep DRAM busy (Little's law)."""
-    short: dict[str, float] = field(default_factory=dict)
-    """Where they have not, by architecture: the share of these bytes, at least. The README states it."""
     useful: float = 1.0
     """Of the bytes that whole warps would copy; the rest are copies which only some lanes take part in."""
     tensor: dict[str, float] = field(default_factory=dict)
@@ -38,11 +36,11 @@ COPIES = ("LDGSTS.E.BYPASS.128",)
 PRODUCTS = (*COPIES, "HMMA.16816", "LDSM")
 LOOP_1 = {"80": 0.6, "86": 1.0, "89": 1.0, "90a": 0.5, "100": 0.8, "120": 1.0}
 LOOP_2 = {"80": 0.95, "86": 1.0, "89": 1.0, "90a": 0.95, "100": 0.95, "120": 1.0}
-# Of linear_skinny: rings of eight warps, and the slots of 32 tokens; of 8 and 4 bits also the planes of
-# tokens and the roots of their norms.
+# Of linear_skinny: rings of eight warps, and the slots of 32 tokens; of 8 and 4 bits also the roots of their
+# norms and the planes of up to eight.
 SKINNY_SHARED = 8 * 8192 + 128
 SKINNY_INT_SHARED = {1: 8 * 7616 + 256, 2: 8 * 7680 + 256}
-PLANES = {1: 14 * KB, 2: 14 * KB, 4: 36 * KB, 8: 36 * KB}
+PLANES = {1: 14 * KB, 2: 14 * KB, 4: 0, 8: 0}
 TILED = (*COPIES, "HMMA.16816", "LDS.128", "STG.E.128")
 TABLE = [
     # A thread has 8 or 16 elements, or a few vectors of 8.
@@ -85,6 +83,7 @@ TABLE = [
            shared=SKINNY_INT_SHARED[type] + planes, needs=(*COPIES, "IMMA.16832"), saturates=True,
            useful={1: 1088 / 1536, 2: 640 / 1024}[type])
       for type in SKINNY_INT_SHARED for blocks, planes in PLANES.items()],
+    Gate("token_planes_kernel<*>", 64, 4, needs=WIDE),
     # Many tokens: 128 sums a thread, and two blocks to an SM, so that one computes while the other waits.
     Gate("linear_tiled_kernel<TiledShape<*, 128> >", 255, 2, shared=49 * KB, needs=TILED,
          tensor={"80": 1.0, "86": 1.0, "89": 1.0, "90a": 1.0, "100": 1.0, "120": 1.0}),
@@ -190,9 +189,7 @@ def problems(kernel: SassKernel, gate: Gate) -> Iterator[str]:
         yield f"fits {blocks} times on an SM, {gate.blocks} blocks were wanted"
     if gate.saturates:
         asked, wanted = in_flight_per_sm(kernel, gate), LITTLE[kernel.arch]
-        if asked < wanted * gate.short.get(kernel.arch, 1.0):
+        if asked < wanted:
             yield f"asks for {asked / KB:.1f} KB at once on an SM, {wanted / KB:.1f} KB keep DRAM busy"
-        if asked >= wanted and kernel.arch in gate.short:
-            yield "asks for enough at once, its row says that it does not"
     if kernel.arch in gate.tensor and (share := tensor_share(kernel)) < gate.tensor[kernel.arch]:
         yield f"leaves tensor cores {share:.0%} of their rate, {gate.tensor[kernel.arch]:.0%} were wanted"

@@ -97,6 +97,8 @@ class Product:
             scales.upload(p.scales.view(np.uint8))
         args = {"x": put(cuda, x, "bf16"), "rows": rows(cuda, n_tokens),
                 "weight": (getattr(cuda.WeightType, p.type), p.n, p.k, codes, scales)}  # fmt: skip
+        if n_bytes := cuda.linear_workspace(args["weight"][0], p.n, p.k):
+            args |= {"workspace": room(cuda, n_bytes // 4, kind="int32"), "workspace_bytes": n_bytes}
         if self.norm is not None:
             args |= {"norm_weight": put(cuda, self.norm, "float32"), "norm_eps": EPS}
         if self.bias is not None:

@@ -58,8 +58,8 @@ class SassKernel:
         )
 
     @cached_property
-    def loops(self) -> list[list[Step]]:
-        """One turn of each innermost loop: by the branches that leave out most, but no memory or product."""
+    def bodies(self) -> list[tuple[int, list[Step]]]:
+        """Where each innermost loop begins, and all that is in it."""
         spans = []
         for end, step in enumerate(self.steps):
             target = step.target
@@ -67,7 +67,12 @@ class SassKernel:
                 spans.append((target, end + 1))
         inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
         # The endless jump to itself behind the code is no loop.
-        return [_turn(self.steps[a:b], a) for a, b in inner if b - a > 1]
+        return [(a, self.steps[a:b]) for a, b in inner if b - a > 1]
+
+    @cached_property
+    def loops(self) -> list[list[Step]]:
+        """One turn of each innermost loop: by the branches that leave out most, but no memory or product."""
+        return [_turn(body, start) for start, body in self.bodies]
 
     def main_loop(self, prefix: str) -> list[Step]:
         """The innermost loop with most instructions of the kind. Empty without one."""

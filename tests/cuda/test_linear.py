@@ -16,6 +16,12 @@ SHAPES = ((16, 64), (40, 192), (7, 576), (272, 832))
 TOKENS = (1, 8, 9, 16, 17, 32)
 
 
+class Exact(Product):
+    """Of tokens that planes of bytes hold as they are."""
+
+    of_bytes = False
+
+
 @pytest.mark.parametrize("n_tokens", TOKENS)
 @pytest.mark.parametrize("type", TYPES)
 @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
@@ -30,11 +36,24 @@ def test_more_blocks(cuda, everywhere, type, n_tokens):
     check(everywhere(lambda: product.run(cuda)), *product.sums())
 
 
-@pytest.mark.parametrize(("n_tokens", "k"), [(1, 10368), (3, 3520), (8, 1472), (13, 1600), (30, 832)])
+@pytest.mark.parametrize(("n_tokens", "k"), [(1, 6464), (3, 2112), (8, 1472), (13, 1600), (30, 832)])
 @pytest.mark.parametrize("type", ["int8", "int4"])
 def test_stretches_of_k(cuda, type, n_tokens, k):
-    """More of k than the planes of the tokens have room for at once; the last stretch is a short one."""
+    """More of k than the planes of eight tokens and less have room for at once; the last stretch is short."""
     product = Product.random(40, k, n_tokens, type, norm=True)
+    y, bound = product.sums()
+    check(product.run(cuda, LOGITS), y, bound, bf16=False)
+
+
+@pytest.mark.parametrize(("n_tokens", "k"), [(1, 192), (2, 6464), (5, 1472), (8, 64), (12, 448), (32, 192)])
+@pytest.mark.parametrize("type", ["int8", "int4"])
+def test_planes_of_bytes_are_exact(cuda, type, n_tokens, k):
+    """Of tokens with 127 in every group the scale is 1: multiples of 1/256 keep all their bits."""
+    product = Exact.random(24, k, n_tokens, type)
+    rng = np.random.default_rng(k)
+    product.x = rng.integers(-127, 128, (n_tokens, k)).astype(np.float32)
+    product.x[:, ::2] = rng.integers(-255, 256, (n_tokens, k // 2)) / 256
+    product.x[:, 1::32] = 127
     y, bound = product.sums()
     check(product.run(cuda, LOGITS), y, bound, bf16=False)
 
@@ -69,6 +88,8 @@ def test_norm(cuda, everywhere, type, n_tokens):
     product = Product.random(48, 320, n_tokens, type, norm=True, bias=True)
     got = everywhere(lambda: product.run(cuda))
     check(got, *product.sums())
+    if product.of_bytes:
+        return
     # Rounding x times the norm's weights is one more rounding of each term.
     y, bound = product.sums(rounded=False)
     scale = 1 / np.sqrt((product.x.astype(float) ** 2).mean(axis=1, keepdims=True))
@@ -138,9 +159,10 @@ def test_qkv_quantized(cuda, everywhere, type):
 def test_tokens_do_not_see_each_other(cuda, type):
     """A token has the same bits in every bucket, whatever stands beside it."""
     product = Product.random(64, 896, 32, type, norm=True)  # k in stretches of another length for each number
-    product.x[20] = np.nan
+    product.x[20], product.x[30, 7] = np.nan, np.inf
     whole = product.run(cuda, LOGITS)
-    assert np.isnan(whole[20]).all()
+    assert np.isnan(whole[20]).all() and not np.isfinite(whole[30]).any()
+    assert np.isfinite(np.delete(whole, [20, 30], axis=0)).all()
     for n in (1, 4, 5, 9, 16):
         few = Product(product.x[:n], product.packed, product.order, product.norm)
         np.testing.assert_array_equal(few.run(cuda, LOGITS), whole[:n])
@@ -200,3 +222,10 @@ def test_refuses(fibers, change, message):
         change["norm_weight"] = put(cuda, np.ones(64), "float32")
     with pytest.raises(ValueError, match=message):
         call(cuda, "linear", 1, **(good | change))
+
+
+def test_workspace_is_checked(fibers):
+    product = Product.random(16, 64, 9, "int8")
+    for given, n_bytes in [({"workspace": None}, 0), ({"workspace_bytes": 999}, 999)]:
+        with pytest.raises(ValueError, match=f"linear: workspace has {n_bytes} bytes, wanted 7168"):
+            product.run(fibers, **given)

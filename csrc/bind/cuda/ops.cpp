@@ -78,6 +78,10 @@ void bind_ops(py::module_& m) {
         return py::make_tuple(needed.n_bytes, needed.n_counters);
       },
       py::arg("bounds"), "(bytes, counters) that attention_decode needs.");
+  m.def(
+      "linear_workspace",
+      [](WeightType type, int32_t n, int32_t k) { return linear_workspace({type, n, k, nullptr, nullptr}); },
+      py::arg("type"), py::arg("n"), py::arg("k"), "Bytes that `linear` needs for its workspace.");
   m.attr("SAMPLE_SCRATCH_BYTES") = sizeof(SampleScratch);  // for each row
   m.attr("SOFTMAX_PARTS") = kSoftmaxParts;                 // of a row, each a maximum and a sum
 }

@@ -143,8 +143,8 @@ LANNER_DEVICE void copy_async16(void* shared, const void* global, bool valid) {
                : "memory");
 }
 LANNER_DEVICE void copy_async16_first(void* shared, const void* global) {
-  // What createpolicy.fractional.L2::evict_first with 1.0 is on every architecture that ptxas knows; made
-  // anew for each copy it takes five instructions.
+  // What createpolicy.fractional.L2::evict_first with 1.0 is on every architecture that ptxas knows, and
+  // CUTLASS's EVICT_FIRST; made anew for each copy it takes five instructions.
   asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
                "l"(global), "n"(0x12F0000000000000)
                : "memory");

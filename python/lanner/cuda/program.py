@@ -134,6 +134,8 @@ class CudaProgram:
                 args = self._resolved(launch.args, steps)
                 if steps == "other" and launch.op == "linear" and launch.args["weight"] in self._plain:
                     args["plain"] = self._row_major(*launch.args["weight"])
+                if launch.op == "linear":
+                    args |= self._linear_workspace()
                 if launch.op == "attention_decode":
                     args |= self._workspace(args, step, max_keys)
                 if launch.op == "sample":
@@ -200,6 +202,21 @@ class CudaProgram:
             "counters": counters,
             "n_counters": n_counters,
         }
+
+    def _linear_workspace(self) -> dict[str, Any]:
+        """What becomes of the tokens of a matmul of quantized weights; one matmul after the other uses it."""
+        n_bytes: int = self._hold("linear_workspace_bytes", self._linear_workspace_bytes)
+        if not n_bytes:
+            return {}
+        workspace = self._hold("linear_workspace", lambda: self._library.DeviceArray(n_bytes))
+        return {"workspace": workspace, "workspace_bytes": n_bytes}
+
+    def _linear_workspace_bytes(self) -> int:
+        matmuls = [i for made in self.lists.values() for i in made if i.op == "linear"]
+        weights: list[DeviceWeight] = [i.args["weight"].weight for i in matmuls]
+        types = self._library.WeightType
+        needs: list[int] = [self._library.linear_workspace(getattr(types, w.type), *w.shape) for w in weights]
+        return max(needs)
 
     def _scratch(self, n_bytes: int) -> dict[str, Any]:
         """What the kernels of sampling leave for each other."""
