@@ -37,8 +37,13 @@ $(eval $(call environment,.venv-oracles,[test$(comma)oracles]))
 demo: .venv/installed  ## builds, fetches the default model, answers a prompt
 	.venv/bin/lanner run smollm2 "Why is the sky blue? Answer in two sentences." --max-tokens 96
 
+# What measures time or memory runs by itself, behind all that two processes can share.
+ALONE := $(addprefix tests/,ops/test_array_threads.py test_batching.py test_bench_coldstart.py test_bench_model.py test_bpe.py \
+  test_cli.py test_engine.py test_engine_process.py test_estimate.py test_gguf.py test_lookup.py test_memory.py test_plan.py \
+  test_profile.py test_program.py test_smollm2.py test_threads.py)
 test: .venv-test/installed  ## builds and runs the tests; needs nothing but the package index
-	.venv-test/bin/python -m pytest -q
+	.venv-test/bin/python -m pytest -q -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+	.venv-test/bin/python -m pytest -q $(ALONE)
 
 MINUTES ?= 20
 soak: .venv-test/installed  ## random requests from 16 threads for MINUTES (20): no error, flat memory
