@@ -79,22 +79,30 @@ def skinny_kernel(weights: str, norm: bool, arch: str, tokens: int = 1) -> sass.
     return kernel(name.split("_kernel")[0], name, arch)
 
 
-def skinny_blocks(n: int, k: int, weights: str, at_once: int, tokens: int = 1) -> int:
+def skinny_splits(n: int, k: int, weights: str, at_once: int) -> int:
     """As the launcher has it, on a GPU with room for `at_once` blocks of the kernel for the fewest tokens."""
-    groups = -(-n // (16 * TILES[weights]))
-
-    def blocks(splits: int) -> int:
-        return -(-groups * splits // 8)
 
     def time(splits: int) -> float:
-        waves, last = divmod(blocks(splits), at_once)
+        waves, last = divmod(skinny_blocks(n, weights, splits), at_once)
         return (waves + (max(0.25, last / at_once) if last else 0.0)) / splits
 
     times = {splits: time(splits) for splits in (1, 2, 4, 8) if splits <= k // 64}
-    splits = next(splits for splits, t in times.items() if t <= 1.05 * min(times.values()))
-    if tokens > OWN_PLANES_TOKENS:
-        groups = -(-n // 16)
-    return blocks(splits)
+    return next(splits for splits, t in times.items() if t <= 1.05 * min(times.values()))
+
+
+def skinny_blocks(n: int, weights: str, splits: int, tokens: int = 1) -> int:
+    """Eight warps each, `splits` of which share the tiles that one sums side by side."""
+    tiles = TILES[weights] if tokens <= OWN_PLANES_TOKENS else 1
+    groups = -(-n // (16 * tiles))
+    return -(-groups * splits // 8)
+
+
+def planes_slots(tokens: int) -> int:
+    return 16 if tokens <= 16 else 32
+
+
+def planes_name(weights: str, norm: bool, tokens: int) -> str:
+    return f"token_planes_kernel<{TYPES[weights]}, {planes_slots(tokens)}, {str(norm).lower()}>"
 
 
 def planes_issued(arch: str, k: int, weights: str, norm: bool, tokens: int, n_blocks: int) -> float:
@@ -102,9 +110,8 @@ def planes_issued(arch: str, k: int, weights: str, norm: bool, tokens: int, n_bl
     if tokens <= OWN_PLANES_TOKENS:
         code = skinny_kernel(weights, norm, arch, tokens)
         return n_blocks * -(-tokens * k // 256) * body_of(code, "PRMT")
-    slots = next(s for s in (16, 32) if tokens <= s)
-    name = f"token_planes_kernel<{TYPES[weights]}, {slots}, {str(norm).lower()}>"
-    return slots * k / 256 * body_of(kernel("linear_skinny_int", name, arch), "PRMT")
+    code = kernel("linear_skinny_int", planes_name(weights, norm, tokens), arch)
+    return planes_slots(tokens) * k / 256 * body_of(code, "PRMT")
 
 
 def body_of(code: sass.SassKernel, opcode: str) -> int:
@@ -120,7 +127,8 @@ def skinny_limits(gpu: Gpu, n: int, k: int, weights: str, norm: bool, tokens: in
     units_a_turn = code.count("LDGSTS", loop) / copies
     smallest = skinny_kernel(weights, False, gpu.arch)
     at_once = gates.resident_blocks(smallest, gate(smallest).shared) * gpu.n_sms
-    n_units, n_blocks = -(-n // 16) * (k // 64), skinny_blocks(n, k, weights, at_once, tokens)
+    n_blocks = skinny_blocks(n, weights, skinny_splits(n, k, weights, at_once), tokens)
+    n_units = -(-n // 16) * (k // 64)
     issued = n_units / units_a_turn * len(loop)
     if TYPES[weights]:
         issued += planes_issued(gpu.arch, k, weights, norm, tokens, n_blocks)

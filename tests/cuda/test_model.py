@@ -94,26 +94,33 @@ def test_splits_are_those_of_the_launcher(fibers: Any, shape: cuda_shapes.Shape,
     assert gate and launch["shared_bytes"] == gate.shared
 
 
+@pytest.mark.parametrize("tokens", [1, 8, 16, 32])
 @pytest.mark.parametrize("n_sms", [1, 66, 108, 148])
 @pytest.mark.parametrize("weights", cuda_shapes.TYPES)
-def test_blocks_are_those_of_the_launcher(fibers: Any, weights: str, n_sms: int) -> None:
+def test_blocks_are_those_of_the_launcher(fibers: Any, weights: str, n_sms: int, tokens: int) -> None:
     launches: list[dict[str, Any]] = []
     fibers.emulator.configure(n_sms=n_sms)  # of sm_80, two blocks each
     fibers.emulator.set_interpreter(launches.append)
     some, count = fibers.DeviceArray(4096), fibers.DeviceArray(16)
     for shape in cuda_shapes.SHAPES:
         for n, k in [*shape.matrices.values(), (shape.vocab, shape.d)]:
-            scales = None if weights == "bf16" else some
-            weight = (getattr(fibers.WeightType, weights), n, k, some, scales)
-            fibers.ops.linear({"n_tokens": 1}, x=some, weight=weight, end=1, logits=some, function=0, qkv={},
-                              rows=("tokens", count))  # fmt: skip
+            type, scales = getattr(fibers.WeightType, weights), None if weights == "bf16" else some
+            workspace = {"workspace": some, "workspace_bytes": fibers.linear_workspace(type, n, k)}
+            weight = (type, n, k, some, scales)
+            fibers.ops.linear({"n_tokens": tokens}, x=some, weight=weight, end=1, logits=some, function=0,
+                              qkv={}, rows=("tokens", count), **workspace)  # fmt: skip
             launch = launches.pop()
             name = short_name(launch["symbol"])
-            assert name == cuda_decode.skinny_name(weights, norm=False)
-            assert launch["grid"] == (cuda_decode.skinny_blocks(n, k, weights, 2 * n_sms), 1, 1), (n, k)
+            assert name == cuda_decode.skinny_name(weights, False, tokens)
+            splits = cuda_decode.skinny_splits(n, k, weights, 2 * n_sms)
+            assert launch["grid"] == (cuda_decode.skinny_blocks(n, weights, splits, tokens), 1, 1), (n, k)
             gate = gate_named(name)
             assert gate
             assert launch["shared_bytes"] == gate.shared
+            planes = [short_name(made["symbol"]) for made in launches]
+            own = weights == "bf16" or tokens <= cuda_decode.OWN_PLANES_TOKENS
+            assert planes == ([] if own else [cuda_decode.planes_name(weights, False, tokens)])
+            launches.clear()
 
 
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda g: g.name)

@@ -1,4 +1,6 @@
 // One primitive each, its registers and its memory laid open.
+#include <type_traits>
+
 #include "cuda/runtime.h"
 #include "cuda/runtime_sm90.h"
 #include "planted.h"
@@ -21,23 +23,19 @@ LANNER_KERNEL(32, 1) load_matrices_kernel(const bf16* rows, uint32_t* out, int n
   }
 }
 
-LANNER_KERNEL(32, 1) mma_kernel(const uint32_t* a, const uint32_t* b, float* d) {
+// Of bf16 where sums are float, of bytes where they are integers.
+template <class Sum>
+LANNER_KERNEL(32, 1)
+mma_kernel(const uint32_t* a, const uint32_t* b, Sum* d) {
   const int lane = lane_index();
   uint32_t x[4], y[2];
-  float z[4];
+  Sum z[4];
   for (int i = 0; i < 4; ++i) x[i] = a[4 * lane + i], z[i] = d[4 * lane + i];
   for (int i = 0; i < 2; ++i) y[i] = b[2 * lane + i];
-  mma_bf16(z, x, y);
-  for (int i = 0; i < 4; ++i) d[4 * lane + i] = z[i];
-}
-
-LANNER_KERNEL(32, 1) mma_int8_kernel(const uint32_t* a, const uint32_t* b, int32_t* d) {
-  const int lane = lane_index();
-  uint32_t x[4], y[2];
-  int32_t z[4];
-  for (int i = 0; i < 4; ++i) x[i] = a[4 * lane + i], z[i] = d[4 * lane + i];
-  for (int i = 0; i < 2; ++i) y[i] = b[2 * lane + i];
-  mma_int8(z, x, y);
+  if constexpr (std::is_same_v<Sum, float>)
+    mma_bf16(z, x, y);
+  else
+    mma_int8(z, x, y);
   for (int i = 0; i < 4; ++i) d[4 * lane + i] = z[i];
 }
 
@@ -60,10 +58,10 @@ void run_load_matrices(const bf16* rows, uint32_t* out, int n_matrices, bool tra
   launch(load_matrices_kernel, {{1}, 32, 512}, nullptr, rows, out, n_matrices, transposed);
 }
 void run_mma(const uint32_t* a, const uint32_t* b, float* d) {
-  launch(mma_kernel, {{1}, 32, 0}, nullptr, a, b, d);
+  launch(mma_kernel<float>, {{1}, 32, 0}, nullptr, a, b, d);
 }
 void run_mma_int8(const uint32_t* a, const uint32_t* b, int32_t* d) {
-  launch(mma_int8_kernel, {{1}, 32, 0}, nullptr, a, b, d);
+  launch(mma_kernel<int32_t>, {{1}, 32, 0}, nullptr, a, b, d);
 }
 void run_load_tile(const bf16* matrix, bf16* out, int rows, int columns, int box_rows, int row, int column) {
   launch(load_tile_kernel, {{1}, 32, static_cast<size_t>(box_rows * 128 + 8)}, nullptr,
