@@ -56,12 +56,8 @@ linear_skinny_kernel(LinearArgs args, int n_splits) {
   int32_t* slots = reinterpret_cast<int32_t*>(shared_memory<std::byte>() + kSkinnyWarps * kRingBytes);
   // Weights depend on no kernel: they are under way while the one ahead ends.
   Ring ring(shared, args.weight, share.tile, share.split, n_splits);
-  let_next_kernel_begin();
-  wait_for_kernel_ahead();
-  const int n_tokens = *args.rows.n;
+  const int n_tokens = begin_tokens(args, slots);
   if (n_tokens <= 0) return copy_async_wait<0>();
-  if (args.end == LinearEnd::kQkv && thread_index() < n_tokens)
-    slots[thread_index()] = kv_slot(args.qkv, thread_index());
 
   // Columns without a token repeat the last one: columns do not see each other, and nobody asks for these.
   int rows[kBlocks];

@@ -94,12 +94,8 @@ linear_skinny_int_kernel(LinearArgs args, int n_splits) {
   std::byte* own_planes = reinterpret_cast<std::byte*>(roots + kSkinnyTokens);
   // Weights depend on no kernel: they are under way while the one ahead ends.
   Ring ring(shared, args.weight, share.tile, share.split, n_splits);
-  let_next_kernel_begin();
-  wait_for_kernel_ahead();
-  const int n_tokens = *args.rows.n;
+  const int n_tokens = begin_tokens(args, slots);
   if (n_tokens <= 0) return copy_async_wait<0>();
-  if (args.end == LinearEnd::kQkv && thread_index() < n_tokens)
-    slots[thread_index()] = kv_slot(args.qkv, thread_index());
 
   const int stretch = kOwnPlanes ? own_planes_units(n_tokens, all_units, n_splits) : all_units;
   std::byte* const memory = kOwnPlanes ? own_planes : args.workspace;

@@ -95,6 +95,17 @@ LANNER_DEVICE SkinnyShare skinny_share(int warp, int n_splits, int n_tiles) {
   return {n_splits, warp % n_splits, (block_x() * kSkinnyWarps + warp) / n_splits * n_tiles};
 }
 
+// Waits for the kernel ahead; then the number of tokens, and for the end kQkv their slots in shared memory,
+// which others may read behind the next barrier.
+LANNER_DEVICE int begin_tokens(const LinearArgs& args, int32_t* slots) {
+  let_next_kernel_begin();
+  wait_for_kernel_ahead();
+  const int n_tokens = *args.rows.n;
+  if (args.end == LinearEnd::kQkv && thread_index() < n_tokens)
+    slots[thread_index()] = kv_slot(args.qkv, thread_index());
+  return n_tokens;
+}
+
 // Sums of a warp, fragment f = i kBlocks + t of tile i and block t of tokens. A lane has rows g and g + 8 of
 // kLaneTokens tokens, those of row g first: of 4 kLaneTokens tokens to a block those from kLaneTokens c.
 template <int kTiles, int kBlocks, int kLaneTokens>
